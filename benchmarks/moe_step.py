@@ -1,0 +1,105 @@
+"""Training step of a dense GPT-2 against its upcycled Mixture of Experts, interleaved in one process.
+
+    python benchmarks/moe_step.py [--rounds 30] [--threads 1] [--implementation eager grouped_mm]
+
+Question: what does the Mixture of Experts cost at the quickstart's scale? 4 layers × 128, vocabulary 4,096, 16 × 256
+tokens a step, 8 experts in the last two layers, top-1: the same matrix products as the dense model, so what is lost is
+routing, sorting and an optimiser with more parameters. Expected: at least 0.9 of the dense throughput.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from moe_emergence.config import MoEConfig
+from moe_emergence.models.upcycle import upcycle
+from moe_emergence.routing import RoutingContext
+
+SEQUENCES, CONTEXT, VOCABULARY = 16, 256, 4096
+
+
+def dense_model() -> GPT2LMHeadModel:
+    """The dense base, freshly initialised."""
+    config = GPT2Config(
+        n_layer=4,
+        n_embd=128,
+        n_head=4,
+        vocab_size=VOCABULARY,
+        n_positions=CONTEXT,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    return GPT2LMHeadModel(config).train()
+
+
+def training_step(model: torch.nn.Module, batches: list[torch.Tensor], **context: object) -> Callable[[int], float]:
+    """A function of the step number that takes the step and returns its seconds."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
+
+    def run(step: int) -> float:
+        batch = batches[step % len(batches)]
+        routing = {}
+        if context:
+            routing["routing_context"] = RoutingContext(
+                seed=1, step=step, sequence_index=torch.arange(SEQUENCES) + step * SEQUENCES
+            )
+        start = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        model(input_ids=batch, labels=batch, use_cache=False, **routing).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return time.perf_counter() - start
+
+    return run
+
+
+def compare(rounds: int, implementations: list[str], seed: int = 0) -> dict[str, list[float]]:
+    """Seconds a step for each model, one step of each in turn, after three rounds of warm-up."""
+    torch.manual_seed(seed)
+    dense = dense_model()
+    batches = [torch.randint(0, VOCABULARY, (SEQUENCES, CONTEXT)) for _ in range(4)]
+    steps = {
+        f"moe {name}": upcycle(dense, MoEConfig(), seed=seed, experts_implementation=name) for name in implementations
+    }
+    runs = {"dense": training_step(dense, batches)}
+    runs |= {name: training_step(model, batches, keyed=True) for name, model in steps.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for step in range(rounds + 3):
+        for name, run in runs.items():
+            taken = run(step)
+            if step >= 3:
+                seconds[name].append(taken)
+    return seconds
+
+
+def main() -> None:
+    """Print a row a model: median and quartiles of a step, tokens a second, throughput as a share of the dense one."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--implementation", nargs="+", default=["eager", "grouped_mm"])
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    seconds = compare(options.rounds, options.implementation)
+    tokens = SEQUENCES * CONTEXT
+    print(f"torch {torch.__version__}, {options.threads} thread(s), {options.rounds} rounds")
+    print(f"{'model':<16}{'median ms':>10}{'quartiles':>16}{'tokens/s':>10}{'of dense':>10}{'round by round':>24}")
+    for name, times in seconds.items():
+        low, median, high = statistics.quantiles(times, n=4)
+        ratios = sorted(d / t for d, t in zip(seconds["dense"], times, strict=True))
+        paired = f"{statistics.median(ratios):.3f} [{ratios[0]:.3f}, {ratios[-1]:.3f}]"
+        share = statistics.median(seconds["dense"]) / median
+        quartiles = f"{low * 1e3:.0f}–{high * 1e3:.0f}"
+        print(f"{name:<16}{median * 1e3:>10.1f}{quartiles:>16}{tokens / median:>10.0f}{share:>10.3f}{paired:>24}")
+
+
+if __name__ == "__main__":
+    main()

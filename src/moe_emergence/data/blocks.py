@@ -1,0 +1,277 @@
+"""A corpus made ready for a model: balanced blocks of each split, the probe set, and the batch of any step.
+
+Prepared once a suite and kept in a folder, so that every arm reads the same numbers.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+
+from moe_emergence.config import DataConfig
+from moe_emergence.data.corpora import Corpus
+from moe_emergence.data.packing import Blocks, IndexArray, TokenArray, balance, pack
+from moe_emergence.data.splits import SPLITS, Split
+from moe_emergence.data.tokenizer import encode, end_of_text_id, tokenizer_digest
+from moe_emergence.errors import DataError
+
+TENSORS, MANIFEST, TOKENIZER = "blocks.safetensors", "manifest.json", "tokenizer.json"
+_FORMAT = 1
+_BALANCE_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """The beginnings of test documents, on which routing is traced; as many tokens of each domain.
+
+    Attributes:
+        tokens: [documents, block_size], filled up with the end-of-text token.
+        length: [documents] tokens that count.
+        document: [documents] index into the corpus.
+        domain: [documents] index into the domains.
+    """
+
+    tokens: TokenArray
+    length: IndexArray
+    document: IndexArray
+    domain: IndexArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """What training, evaluation and tracing read.
+
+    Attributes:
+        domains: names, in the order of their indices.
+        train, dev, test: blocks, as many of each domain within a split.
+        probe: the probe set.
+        documents: id, domain, source, licence and split of every document, in index order.
+        token_bytes: [vocabulary] UTF-8 bytes each token stands for (0 for special tokens).
+        tokenizer: the tokenizer that made the ids.
+        digest: sha256 of corpus, tokenizer and cutting.
+    """
+
+    domains: tuple[str, ...]
+    train: Blocks
+    dev: Blocks
+    test: Blocks
+    probe: Probe
+    documents: tuple[dict[str, str], ...]
+    token_bytes: NDArray[np.int64]
+    tokenizer: Tokenizer
+    digest: str
+    manifest: dict[str, Any]
+
+    def split(self, name: Split) -> Blocks:
+        return {"train": self.train, "dev": self.dev, "test": self.test}[name]
+
+
+def batch_rows(*, seed: int, step: int, batch_size: int, blocks: int) -> NDArray[np.int64]:
+    """Rows of the training blocks that make the batch of `step` (from 0): a function of its arguments alone.
+
+    Blocks are visited in a fresh seeded order each epoch; a batch may span two epochs.
+    """
+    places = np.arange(step * batch_size, (step + 1) * batch_size)
+    return np.array([_epoch_order(seed, int(place // blocks), blocks)[place % blocks] for place in places])
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(seed: int, epoch: int, blocks: int) -> NDArray[np.int64]:
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(blocks)
+
+
+def token_byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
+    """[vocabulary] bytes of text each token stands for: byte-level BPE writes one character a byte."""
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    lengths = np.zeros(max(vocabulary.values()) + 1, dtype=np.int64)
+    for token, index in vocabulary.items():
+        lengths[index] = 0 if token in special else len(token)
+    return lengths
+
+
+def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> PreparedData:
+    """Encode, pack and balance every split of `corpus`, and choose the probe documents.
+
+    Raises:
+        DataError: a vocabulary above 65,536 entries, or a domain too small for one block in some split.
+    """
+    if tokenizer.get_vocab_size(with_added_tokens=True) > 1 << 16:
+        raise DataError(f"the tokenizer has {tokenizer.get_vocab_size()} entries; at most 65,536 can be stored")
+    end_of_text = end_of_text_id(tokenizer)
+    encoded = {
+        split: [_encoded_domain(corpus, tokenizer, split, domain) for domain in corpus.domains] for split in SPLITS
+    }
+    limits = {"train": None, "dev": None, "test": None}
+    splits = {
+        split: balance(
+            [
+                _packed_domain(encoded[split][number], corpus, split, number, config.block_size, end_of_text)
+                for number in range(len(corpus.domains))
+            ],
+            seed=_BALANCE_SEED,
+            limit=limits[split],
+        )
+        for split in SPLITS
+    }
+    manifest = {
+        "format": _FORMAT,
+        "corpus": corpus.name,
+        "corpus_digest": corpus.digest,
+        "corpus_record": dict(corpus.record),
+        "tokenizer_digest": tokenizer_digest(tokenizer),
+        "block_size": config.block_size,
+        "probe_tokens": config.probe_tokens,
+        "end_of_text": end_of_text,
+        "domains": list(corpus.domains),
+        "tokens": {
+            split: {
+                domain: sum(len(tokens) + 1 for _, tokens in encoded[split][number])
+                for number, domain in enumerate(corpus.domains)
+            }
+            for split in SPLITS
+        },
+        "blocks_per_domain": {split: len(splits[split]) // len(corpus.domains) for split in SPLITS},
+        "documents": [
+            {
+                "id": document.id,
+                "domain": document.domain,
+                "source": document.source,
+                "licence": document.licence,
+                "split": corpus.splits[document.id],
+            }
+            for document in corpus.documents
+        ],
+    }
+    return PreparedData(
+        domains=corpus.domains,
+        train=splits["train"],
+        dev=splits["dev"],
+        test=splits["test"],
+        probe=_probe(encoded["test"], config, end_of_text),
+        documents=tuple(manifest["documents"]),
+        token_bytes=token_byte_lengths(tokenizer),
+        tokenizer=tokenizer,
+        digest=_digest(corpus.digest, tokenizer, config),
+        manifest=manifest,
+    )
+
+
+def _digest(corpus_digest: str, tokenizer: Tokenizer, config: DataConfig) -> str:
+    parts = [_FORMAT, corpus_digest, tokenizer_digest(tokenizer), config.block_size, config.probe_tokens]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _encoded_domain(corpus: Corpus, tokenizer: Tokenizer, split: Split, domain: str) -> list[tuple[int, list[int]]]:
+    members = corpus.members(split, domain)
+    ids = encode(tokenizer, [document.text for _, document in members])
+    return [(index, tokens) for (index, _), tokens in zip(members, ids, strict=True)]
+
+
+def _packed_domain(
+    encoded: Sequence[tuple[int, list[int]]], corpus: Corpus, split: Split, number: int, block_size: int, end: int
+) -> Blocks:
+    order = np.random.Generator(np.random.Philox(key=[_BALANCE_SEED, 1000 + number])).permutation(len(encoded))
+    blocks = pack([encoded[place] for place in order], domain=number, block_size=block_size, end_of_text=end)
+    if len(blocks) == 0:
+        tokens = sum(len(ids) + 1 for _, ids in encoded)
+        raise DataError(
+            f"the {split} split of domain {corpus.domains[number]!r} has {tokens} tokens in {len(encoded)} documents; one "
+            f"block needs {block_size}: add text, or choose a smaller data.block_size"
+        )
+    return blocks
+
+
+def _probe(encoded: Sequence[list[tuple[int, list[int]]]], config: DataConfig, end_of_text: int) -> Probe:
+    """Document beginnings in a seeded order until each domain has its share of tokens; the last is cut to fit."""
+    size = config.block_size
+    beginnings = [[(index, ids[:size]) for index, ids in domain if ids] for domain in encoded]
+    available = min(sum(len(ids) for _, ids in domain) for domain in beginnings)
+    share = min(config.probe_tokens // len(beginnings), available)
+    chosen: list[tuple[int, int, list[int]]] = []
+    for number, domain in enumerate(beginnings):
+        left = share
+        for place in np.random.Generator(np.random.Philox(key=[_BALANCE_SEED, 2000 + number])).permutation(len(domain)):
+            index, ids = domain[place]
+            if left > 0:
+                chosen.append((number, index, ids[:left]))
+                left -= len(ids[:left])
+    tokens = np.full((len(chosen), size), end_of_text, dtype=np.uint16)
+    for row, (_, _, ids) in enumerate(chosen):
+        tokens[row, : len(ids)] = ids
+    return Probe(
+        tokens=tokens,
+        length=np.array([len(ids) for _, _, ids in chosen], dtype=np.int32),
+        document=np.array([index for _, index, _ in chosen], dtype=np.int32),
+        domain=np.array([number for number, _, _ in chosen], dtype=np.int32),
+    )
+
+
+def prepared_data(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, cache: Path) -> PreparedData:
+    """`prepare`, or what it made before when `cache` holds just that."""
+    folder = cache / _digest(corpus.digest, tokenizer, config)[:16]
+    if not (folder / MANIFEST).exists():
+        save_prepared(prepare(corpus, tokenizer, config), folder)
+    return load_prepared(folder)
+
+
+def save_prepared(data: PreparedData, folder: Path) -> None:
+    """Write `data` to `folder`; the manifest comes last, so that a folder with one is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{split}.{name}": np.ascontiguousarray(getattr(data.split(split), name))
+        for split in SPLITS
+        for name in ("tokens", "domain", "document", "position")
+    }
+    tensors |= {f"probe.{name}": getattr(data.probe, name) for name in ("tokens", "length", "document", "domain")}
+    temporary = folder / f".{os.getpid()}"
+    save_file(tensors, temporary)
+    os.replace(temporary, folder / TENSORS)
+    (folder / TOKENIZER).write_text(data.tokenizer.to_str(), "utf-8")
+    digest = hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest()
+    temporary.write_text(json.dumps(data.manifest | {"digest": data.digest, "sha256": digest}, indent=1), "utf-8")
+    os.replace(temporary, folder / MANIFEST)
+
+
+def load_prepared(folder: Path) -> PreparedData:
+    """What `save_prepared` wrote.
+
+    Raises:
+        DataError: files are missing or do not match their recorded digest.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        found = hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest()
+    except (OSError, ValueError) as error:
+        raise DataError(f"no prepared data in {folder}: {error}") from error
+    if found != manifest["sha256"]:
+        raise DataError(f"{folder / TENSORS} has changed since it was prepared: delete {folder} and run again")
+    with safe_open(folder / TENSORS, framework="numpy") as tensors:
+        read = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (not a mapping)
+    parts = {
+        split: Blocks(**{name: read[f"{split}.{name}"] for name in ("tokens", "domain", "document", "position")})
+        for split in SPLITS
+    }
+    tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    return PreparedData(
+        domains=tuple(manifest["domains"]),
+        train=parts["train"],
+        dev=parts["dev"],
+        test=parts["test"],
+        probe=Probe(**{name: read[f"probe.{name}"] for name in ("tokens", "length", "document", "domain")}),
+        documents=tuple(manifest["documents"]),
+        token_bytes=token_byte_lengths(tokenizer),
+        tokenizer=tokenizer,
+        digest=manifest["digest"],
+        manifest=manifest,
+    )

@@ -1,0 +1,68 @@
+"""Which documents train, which are held out: decided by document, never by block, and by nothing but their names."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from moe_emergence.data.documents import Document
+from moe_emergence.errors import DataError
+
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
+def held_out_count(documents: int) -> int:
+    """Documents held out for dev, and again for test, of a user's domain: min(max(10, ⌊0.05 n⌋), ⌊0.10 n⌋).
+
+    0 for n < 10, 1 at n = 10, 10 at n = 100 to 200, 50 at n = 1000.
+    """
+    return min(max(10, documents * 5 // 100), documents * 10 // 100)
+
+
+def embedded_held_out_count(documents: int) -> int:
+    """The same for the embedded corpora: 10 %, and at least 30."""
+    return max(30, documents // 10)
+
+
+def split_documents(documents: Sequence[Document], *, embedded: bool) -> dict[str, Split]:
+    """Each document's split by id.
+
+    In each domain the groups (a document alone, unless it declares a wider one) are ranked by the hash of their name;
+    from the top they go to test until it holds its count of documents, then to dev, and the rest trains.
+
+    Raises:
+        DataError: a domain is too small to hold anything out or to leave anything for training.
+    """
+    by_domain: dict[str, list[Document]] = defaultdict(list)
+    for document in documents:
+        by_domain[document.domain].append(document)
+    splits: dict[str, Split] = {}
+    for domain, members in by_domain.items():
+        wanted = embedded_held_out_count(len(members)) if embedded else held_out_count(len(members))
+        if wanted == 0:
+            raise DataError(
+                f"domain {domain!r} has {len(members)} documents; at least 10 are needed to hold one out for dev and one "
+                "for test: add documents, or divide the text into smaller ones"
+            )
+        splits.update(_split_domain(members, wanted))
+        if "train" not in {splits[d.id] for d in members}:
+            raise DataError(
+                f"domain {domain!r} has {len(members)} documents, all of which are held out ({wanted} each for dev and "
+                "test): add documents, or make the groups smaller"
+            )
+    return splits
+
+
+def _split_domain(members: Iterable[Document], wanted: int) -> dict[str, Split]:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for document in members:
+        groups[document.group].append(document.id)
+    splits: dict[str, Split] = {}
+    filled = {"test": 0, "dev": 0}
+    for group in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        target: Split = "test" if filled["test"] < wanted else "dev" if filled["dev"] < wanted else "train"
+        if target != "train":
+            filled[target] += len(groups[group])
+        splits.update(dict.fromkeys(groups[group], target))
+    return splits

@@ -1,0 +1,1 @@
+"""Dense bases, upcycling, and the registered GPT-2 Mixture of Experts."""

@@ -1,0 +1,1 @@
+"""The layer: router, experts, their losses and balance, and the oracle they are tested against."""

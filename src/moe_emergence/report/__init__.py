@@ -1,0 +1,1 @@
+"""Measures to figures, tables and one page."""

@@ -1,0 +1,40 @@
+"""Ctrl-C (or a scheduler's SIGTERM) is a request, answered at the end of the step; a second one stops at once."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """True once a signal asked to stop."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __bool__(self) -> bool:
+        return self.asked
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Answer SIGINT and SIGTERM by setting the request; the handlers before it return on exit."""
+    request = StopRequest()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if request.asked:
+            raise KeyboardInterrupt
+        request.asked = True
+
+    try:
+        before = {number: signal.signal(number, handle) for number in SIGNALS}
+    except ValueError:  # not the main thread: whoever owns it decides
+        yield request
+        return
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,190 @@
+"""The recipe of the embedded base: a small dense GPT-2, from nothing, on training documents only.
+
+Constant rate after warm-up until the dev loss gains less than 0.01 nats over 2 M tokens (or a stated budget is spent),
+then the rate falls linearly to zero. What ends the constant phase is recorded.
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from moe_emergence.config import ExecutionConfig, OptimizerConfig
+from moe_emergence.data.blocks import PreparedData
+from moe_emergence.errors import Interrupted
+from moe_emergence.training.checkpoint import load_optimizer, load_weights, newest_checkpoint, read_checkpoint
+from moe_emergence.training.checkpoint import remove_old_checkpoints, save_checkpoint
+from moe_emergence.training.evaluation import evaluate
+from moe_emergence.training.interrupt import stop_requests
+from moe_emergence.training.optimizer import make_optimizer, set_learning_rate
+from moe_emergence.training.run_directory import write_json
+from moe_emergence.training.runtime import environment, prepare_process
+from moe_emergence.training.step import make_batch, train_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseRecipe:
+    """Everything the base's weights depend on, besides the corpora and the tokenizer."""
+
+    layers: int = 4
+    hidden_size: int = 128
+    heads: int = 4
+    block_size: int = 256
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    warmup_steps: int = 200
+    plateau_gain: float = 0.01
+    """Nats of dev loss (macro); the constant phase ends when a plateau window gains less."""
+    plateau_tokens: int = 2_000_000
+    max_constant_steps: int = 3300
+    """The constant phase ends here at the latest."""
+    decay_share: float = 0.2
+    """Steps of the decay, as a share of the constant phase's."""
+    eval_every: int = 122
+    """Steps between dev evaluations: half a million tokens."""
+    dev_blocks: int = 40
+    seed: int = 0
+
+
+@dataclass
+class _Phase:
+    """Where the schedule is; stored with each checkpoint."""
+
+    step: int = 0
+    decay_from: int | None = None
+    reason: str = ""
+    curve: list[dict[str, Any]] | None = None
+
+
+def dense_model(recipe: BaseRecipe, vocab_size: int, end_of_text: int) -> GPT2LMHeadModel:
+    """A GPT-2 of the recipe's size with fresh weights, no dropout; torch's fused tanh-GELU is GPT-2's own function."""
+    torch.manual_seed(recipe.seed)
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=vocab_size,
+            n_positions=recipe.block_size,
+            n_embd=recipe.hidden_size,
+            n_layer=recipe.layers,
+            n_head=recipe.heads,
+            activation_function="gelu_pytorch_tanh",
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            bos_token_id=end_of_text,
+            eos_token_id=end_of_text,
+        )
+    )
+
+
+def learning_rate(recipe: BaseRecipe, phase: _Phase) -> float:
+    """Linear warm-up, constant, then linear to zero over `decay_share` of the steps before it."""
+    if phase.decay_from is None:
+        return recipe.learning_rate * min(1.0, (phase.step + 1) / recipe.warmup_steps)
+    return recipe.learning_rate * max(0.0, 1 - (phase.step - phase.decay_from) / _decay_steps(recipe, phase.decay_from))
+
+
+def _decay_steps(recipe: BaseRecipe, decay_from: int) -> int:
+    return max(1, math.ceil(recipe.decay_share * decay_from))
+
+
+def plateau_reached(recipe: BaseRecipe, curve: list[dict[str, Any]]) -> bool:
+    """Whether the best dev loss of the last `plateau_tokens` beats the best before them by less than `plateau_gain`."""
+    now = curve[-1]["tokens"]
+    before = [point["lm_loss_macro"] for point in curve if point["tokens"] <= now - recipe.plateau_tokens]
+    since = [point["lm_loss_macro"] for point in curve if point["tokens"] > now - recipe.plateau_tokens]
+    return bool(before) and min(before) - min(since) < recipe.plateau_gain
+
+
+def pretrain_base(recipe: BaseRecipe, data: PreparedData, folder: Path, execution: ExecutionConfig) -> Path:
+    """Train (or continue) the base in `folder`; returns the folder with the finished model and its record."""
+    device = prepare_process(execution)
+    model = dense_model(recipe, data.tokenizer.get_vocab_size(), int(data.manifest["end_of_text"])).to(device)
+    optimizer = make_optimizer(
+        model, OptimizerConfig(learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay, beta2=0.95)
+    )
+    checkpoints = folder / "checkpoints"
+    phase = _continue(checkpoints, model, optimizer)
+    curve = phase.curve = phase.curve or []
+    tokens_a_step = recipe.batch_size * recipe.block_size
+    started, first = time.monotonic(), phase.step
+    with stop_requests() as stop:
+        while True:
+            if phase.step % recipe.eval_every == 0 or _is_last(recipe, phase):
+                scores = evaluate(model, data, data.dev, device=device, per_domain=recipe.dev_blocks)
+                del scores["routing"]
+                curve.append({"step": phase.step, "tokens": phase.step * tokens_a_step} | scores)
+                rate = (phase.step - first) * tokens_a_step / (time.monotonic() - started)
+                print(
+                    f"step {phase.step}: dev LM loss {scores['lm_loss_macro']:.4f} nats a token, {rate:.0f} tokens/s,"
+                    f" rate {learning_rate(recipe, phase):.2e}",
+                    flush=True,
+                )
+                if phase.decay_from is None and (
+                    plateau_reached(recipe, curve) or phase.step >= recipe.max_constant_steps
+                ):
+                    phase.decay_from = phase.step
+                    phase.reason = "plateau" if plateau_reached(recipe, curve) else "budget"
+                    print(f"decay from step {phase.step}: {phase.reason}", flush=True)
+                save_checkpoint(checkpoints, model, optimizer, asdict(phase))
+                remove_old_checkpoints(checkpoints, 2)
+            if _is_last(recipe, phase):
+                break
+            set_learning_rate(optimizer, learning_rate(recipe, phase))
+            batch = make_batch(
+                data.train, seed=recipe.seed, step=phase.step, batch_size=recipe.batch_size, device=device
+            )
+            train_step(model, optimizer, batch, micro_batch_size=None, clip_norm=1.0)
+            phase.step += 1
+            if stop:
+                save_checkpoint(checkpoints, model, optimizer, asdict(phase))
+                raise Interrupted(f"stopped at step {phase.step}; the same command continues from there")
+    return _finish(recipe, data, folder, model, phase, environment(device, execution))
+
+
+def _is_last(recipe: BaseRecipe, phase: _Phase) -> bool:
+    return phase.decay_from is not None and phase.step == phase.decay_from + _decay_steps(recipe, phase.decay_from)
+
+
+def _continue(checkpoints: Path, model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer) -> _Phase:
+    newest = newest_checkpoint(checkpoints)
+    if newest is None:
+        return _Phase()
+    phase = _Phase(**read_checkpoint(newest))
+    load_weights(newest, model)
+    load_optimizer(newest, optimizer)
+    return phase
+
+
+def _finish(
+    recipe: BaseRecipe,
+    data: PreparedData,
+    folder: Path,
+    model: GPT2LMHeadModel,
+    phase: _Phase,
+    versions: dict[str, Any],
+) -> Path:
+    final = folder / "base"
+    model.save_pretrained(final)
+    data.tokenizer.save(str(final / "tokenizer.json"))
+    assert phase.decay_from is not None
+    record = {
+        "recipe": asdict(recipe),
+        "steps": phase.step,
+        "decay_from": phase.decay_from,
+        "constant_phase_ended_by": phase.reason,
+        "parameters": model.num_parameters(),
+        "data_digest": data.digest,
+        "corpus_digest": data.manifest["corpus_digest"],
+        "train_documents": sorted(d["id"] for d in data.documents if d["split"] == "train"),
+        "curve": phase.curve,
+        "environment": versions,
+    }
+    write_json(final / "training.json", record)
+    print(json.dumps({key: record[key] for key in ("steps", "decay_from", "parameters")}))
+    return final

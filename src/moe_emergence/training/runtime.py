@@ -1,0 +1,81 @@
+"""The process a run lives in: device, threads, memory, randomness."""
+
+import ctypes
+import hashlib
+import platform
+import resource
+import sys
+from typing import Any
+
+import torch
+import transformers
+
+from moe_emergence.config import ExecutionConfig
+from moe_emergence.errors import ConfigError
+
+
+def prepare_process(config: ExecutionConfig) -> torch.device:
+    """Set threads, the allocator and determinism for this process; returns the device to compute on.
+
+    Raises:
+        ConfigError: the device asked for is not there.
+    """
+    _keep_freed_memory()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return choose_device(config.device)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA, else Apple's MPS, else the CPU."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in available.items() if there))
+    if not available[name]:
+        there = ", ".join(kind for kind, is_there in available.items() if is_there)
+        raise ConfigError(f"execution.device is {name!r}, which this machine lacks: choose auto or one of {there}")
+    return torch.device(name)
+
+
+def _keep_freed_memory() -> None:
+    """Stop glibc from returning large buffers to the kernel each step; page faults cost up to half of a CPU step."""
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        mmap_threshold, trim_threshold = -3, -1
+        libc.mallopt(mmap_threshold, 1 << 30)
+        libc.mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def random_key(*parts: int | str) -> int:
+    """A 63-bit seed that depends on all of `parts`."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def peak_memory_mib() -> float:
+    """The largest resident size of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def environment(device: torch.device, config: ExecutionConfig) -> dict[str, Any]:
+    """What the bits of a run may depend on besides its configuration."""
+    import accelerate
+    import numpy
+    import tokenizers
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "accelerate": accelerate.__version__,
+        "tokenizers": tokenizers.__version__,
+        "numpy": numpy.__version__,
+        "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "experts_implementation": config.experts_implementation,
+    }
