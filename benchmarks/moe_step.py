@@ -40,14 +40,14 @@ def dense_model() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config).train()
 
 
-def training_step(model: torch.nn.Module, batches: list[torch.Tensor], **context: object) -> Callable[[int], float]:
-    """A function of the step number that takes the step and returns its seconds."""
+def training_step(model: torch.nn.Module, batches: list[torch.Tensor], keyed: bool = False) -> Callable[[int], float]:
+    """A function of the step number that takes the step, noise keyed by it or not, and returns its seconds."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
 
     def run(step: int) -> float:
         batch = batches[step % len(batches)]
         routing = {}
-        if context:
+        if keyed:
             routing["routing_context"] = RoutingContext(
                 seed=1, step=step, sequence_index=torch.arange(SEQUENCES) + step * SEQUENCES
             )

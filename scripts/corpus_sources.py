@@ -210,7 +210,7 @@ def school_mathematics(folder: Path | None, *, markers: bool) -> list[Document]:
     return sheets
 
 
-_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven")
 
 
 def _form(question: str, common: Counter[str]) -> str:

@@ -50,7 +50,8 @@ class MoEConfig:
     """Blocks to upcycle; None takes the last third (GPT-2 small: 8, 9, 10, 11)."""
     num_experts: int = 8
     top_k: int = 1
-    """Experts a token is sent to, 1..num_experts. One is weighted straight through: forward 1, backward its probability."""
+    """Experts a token is sent to, 1..num_experts. One is weighted straight through: forward 1, backward its
+    probability."""
     balance_coef: float = 0.01
     """Weight of the Switch load-balancing loss; 0 turns it off."""
     balance_window: str = "global_batch"
@@ -123,7 +124,8 @@ class TrainingConfig:
     stop_on_collapse: bool = False
     """End the run once a layer's router is found collapsed."""
     collapse_rule: Literal["excess", "reference"] = "excess"
-    """`excess`: hot or dead experts in two windows in a row; `reference`: one expert above 60 % in three checks in a row."""
+    """`excess`: hot or dead experts in two windows in a row; `reference`: one expert above 60 % in three checks in
+    a row."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints"):

@@ -10,6 +10,8 @@ from moe_emergence.config import MoEConfig
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
 from moe_emergence.models.upcycle import upcycle
 
+torch.set_num_threads(1)  # tiny operations: threads would only wait for each other
+
 
 def _dense(dtype: torch.dtype = torch.float32, **options: object) -> GPT2LMHeadModel:
     settings = {
@@ -44,7 +46,9 @@ def make_dense() -> Callable[..., GPT2LMHeadModel]:
 def make_moe() -> Callable[..., GPT2MoEForCausalLM]:
     """The same, upcycled: 4 experts in blocks 1 and 2, clearly different from each other (perturbation 0.5)."""
 
-    def make(dtype: torch.dtype = torch.float32, implementation: str = "eager", **options: object) -> GPT2MoEForCausalLM:
+    def make(
+        dtype: torch.dtype = torch.float32, implementation: str = "eager", **options: object
+    ) -> GPT2MoEForCausalLM:
         moe = MoEConfig(**({"layers": (1, 2), "num_experts": 4, "perturbation": 0.5} | options))
         return upcycle(_dense(dtype), moe, seed=3, experts_implementation=implementation)
 

@@ -1,4 +1,4 @@
-"""The layer against one token at a time in plain loops, outputs and all gradients; and the implementations against each other."""
+"""The layer against one token at a time in plain loops, outputs and all gradients; implementations too."""
 
 import pytest
 import torch
@@ -11,11 +11,18 @@ EXPERTS, WIDTH = 8, 8  # grouped_mm wants rows of a multiple of 16 bytes
 USED = {"all": range(EXPERTS), "half": (0, 3, 4, 6), "three": (1, 2, 7), "one": (5,)}
 
 
-def layer(used: str, top_k: int, dtype=torch.float64, implementation: str = "eager", scale: str = "renormalised") -> MoE:
+def layer(
+    used: str, top_k: int, dtype=torch.float64, implementation: str = "eager", scale: str = "renormalised"
+) -> MoE:
     """A layer whose router sends tokens with a 1 in the last place to the experts in `used` alone."""
     torch.manual_seed(top_k)
     spec = MoESpec(
-        hidden_size=WIDTH, intermediate_size=12, num_experts=EXPERTS, top_k=top_k, gate_scale=scale, activation="gelu_new"
+        hidden_size=WIDTH,
+        intermediate_size=12,
+        num_experts=EXPERTS,
+        top_k=top_k,
+        gate_scale=scale,
+        activation="gelu_new",
     )
     made = MoE(spec, dispatch=GPT2Config(experts_implementation=implementation)).to(dtype)
     with torch.no_grad():
@@ -108,4 +115,4 @@ def test_experts_without_tokens_have_gradients_of_exactly_zero(used, implementat
     for name in ("up_proj", "up_proj_bias", "down_proj", "down_proj_bias"):
         gradient = grads[f"experts.{name}"]
         assert torch.count_nonzero(gradient[empty]) == 0
-        assert torch.count_nonzero(gradient[list(USED[used])[0]]) > 0
+        assert torch.count_nonzero(gradient[next(iter(USED[used]))]) > 0

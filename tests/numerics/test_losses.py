@@ -43,7 +43,9 @@ def test_uniform_is_one_and_total_collapse_e_over_k(experts, top_k) -> None:
 
 def test_it_can_fall_below_one() -> None:
     probs = torch.tensor([[0.6, 0.4]]).repeat(5, 1)
-    assert float(compute_load_balance_loss([route(probs, torch.tensor([[0], [1], [1], [1], [1]]))])) == pytest.approx(0.88)
+    assert float(compute_load_balance_loss([route(probs, torch.tensor([[0], [1], [1], [1], [1]]))])) == pytest.approx(
+        0.88
+    )
 
 
 def test_it_is_one_for_any_load_when_probabilities_are_uniform() -> None:
@@ -79,7 +81,9 @@ def test_padding_counts_nowhere() -> None:
     mask = torch.tensor([[True, False, True], [False, True, True]])
     kept = mask.flatten()
     alone = route(probs[kept], probs[kept].topk(2).indices)
-    assert float(compute_load_balance_loss([whole], mask=mask)) == pytest.approx(float(compute_load_balance_loss([alone])))
+    assert float(compute_load_balance_loss([whole], mask=mask)) == pytest.approx(
+        float(compute_load_balance_loss([alone]))
+    )
     assert float(compute_z_loss([whole], mask)) == pytest.approx(float(compute_z_loss([alone])))
 
 

@@ -51,7 +51,7 @@ def in_micro_batches(model: GPT2MoEForCausalLM, tokens: torch.Tensor, size: int,
         batch = tokens[sequences]
         loss = model(input_ids=batch, labels=batch, routing_context=context(sequences, loads)).loss / len(pieces)
         loss.backward()
-        total += float(loss)
+        total += loss.item()
     return total, gradients(model)
 
 
@@ -74,7 +74,7 @@ def by_definition(model: GPT2MoEForCausalLM, tokens: torch.Tensor, size: int):
         layers.append(E * sum(sequences) / 8 + 0.1 * z)
     loss = output.lm_loss + sum(layers) / len(layers)
     loss.backward()
-    return float(loss), gradients(model)
+    return loss.item(), gradients(model)
 
 
 @pytest.mark.parametrize("top_k", [1, 2])

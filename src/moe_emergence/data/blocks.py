@@ -112,7 +112,6 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
     encoded = {
         split: [_encoded_domain(corpus, tokenizer, split, domain) for domain in corpus.domains] for split in SPLITS
     }
-    limits = {"train": None, "dev": None, "test": None}
     splits = {
         split: balance(
             [
@@ -120,10 +119,19 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
                 for number in range(len(corpus.domains))
             ],
             seed=_BALANCE_SEED,
-            limit=limits[split],
         )
         for split in SPLITS
     }
+    documents = tuple(
+        {
+            "id": document.id,
+            "domain": document.domain,
+            "source": document.source,
+            "licence": document.licence,
+            "split": corpus.splits[document.id],
+        }
+        for document in corpus.documents
+    )
     manifest = {
         "format": _FORMAT,
         "corpus": corpus.name,
@@ -142,16 +150,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
             for split in SPLITS
         },
         "blocks_per_domain": {split: len(splits[split]) // len(corpus.domains) for split in SPLITS},
-        "documents": [
-            {
-                "id": document.id,
-                "domain": document.domain,
-                "source": document.source,
-                "licence": document.licence,
-                "split": corpus.splits[document.id],
-            }
-            for document in corpus.documents
-        ],
+        "documents": documents,
     }
     return PreparedData(
         domains=corpus.domains,
@@ -159,7 +158,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
         dev=splits["dev"],
         test=splits["test"],
         probe=_probe(encoded["test"], config, end_of_text),
-        documents=tuple(manifest["documents"]),
+        documents=documents,
         token_bytes=token_byte_lengths(tokenizer),
         tokenizer=tokenizer,
         digest=_digest(corpus.digest, tokenizer, config),
@@ -186,7 +185,8 @@ def _packed_domain(
     if len(blocks) == 0:
         tokens = sum(len(ids) + 1 for _, ids in encoded)
         raise DataError(
-            f"the {split} split of domain {corpus.domains[number]!r} has {tokens} tokens in {len(encoded)} documents; one "
+            f"the {split} split of domain {corpus.domains[number]!r} has {tokens} tokens in {len(encoded)} "
+            f"documents; one "
             f"block needs {block_size}: add text, or choose a smaller data.block_size"
         )
     return blocks
@@ -217,12 +217,17 @@ def _probe(encoded: Sequence[list[tuple[int, list[int]]]], config: DataConfig, e
     )
 
 
-def prepared_data(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, cache: Path) -> PreparedData:
-    """`prepare`, or what it made before when `cache` holds just that."""
+def prepared_folder(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, cache: Path) -> Path:
+    """The folder under `cache` with what `prepare` makes of these, made now unless it is there."""
     folder = cache / _digest(corpus.digest, tokenizer, config)[:16]
     if not (folder / MANIFEST).exists():
         save_prepared(prepare(corpus, tokenizer, config), folder)
-    return load_prepared(folder)
+    return folder
+
+
+def prepared_data(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, cache: Path) -> PreparedData:
+    """`prepare`, kept in and read from `cache`."""
+    return load_prepared(prepared_folder(corpus, tokenizer, config, cache))
 
 
 def save_prepared(data: PreparedData, folder: Path) -> None:

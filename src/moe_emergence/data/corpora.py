@@ -1,6 +1,7 @@
 """A corpus: documents of at least two domains, cleaned, without duplicates, each in one split.
 
-The embedded corpora are built once by `scripts/build_corpora.py` and shipped; a user's folder goes through the same steps.
+The embedded corpora are built once by `scripts/build_corpora.py` and shipped; a user's folder goes through the same
+steps.
 """
 
 import dataclasses

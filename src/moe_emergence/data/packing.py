@@ -78,13 +78,12 @@ def concatenate(parts: Sequence[Blocks]) -> Blocks:
     )
 
 
-def balance(parts: Sequence[Blocks], *, seed: int, limit: int | None = None) -> Blocks:
-    """As many blocks of every domain as the smallest has (at most `limit`), a seeded sample over each whole source.
+def balance(parts: Sequence[Blocks], *, seed: int) -> Blocks:
+    """As many blocks of every domain as the smallest has, each a seeded sample over the whole of its source.
 
     Blocks are shuffled before they are trimmed, so that what is kept spans the source and is not its head.
     """
     keep = min(len(part) for part in parts)
-    keep = keep if limit is None else min(keep, limit)
     return concatenate(
         [
             part.take(np.random.Generator(np.random.Philox(key=[seed, number])).permutation(len(part))[:keep])

@@ -42,7 +42,8 @@ def split_documents(documents: Sequence[Document], *, embedded: bool) -> dict[st
         wanted = embedded_held_out_count(len(members)) if embedded else held_out_count(len(members))
         if wanted == 0:
             raise DataError(
-                f"domain {domain!r} has {len(members)} documents; at least 10 are needed to hold one out for dev and one "
+                f"domain {domain!r} has {len(members)} documents; at least 10 are needed to hold one out for dev "
+                f"and one "
                 "for test: add documents, or divide the text into smaller ones"
             )
         splits.update(_split_domain(members, wanted))

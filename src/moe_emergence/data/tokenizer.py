@@ -9,7 +9,8 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
-    """A byte-level BPE with GPT-2's rule for splitting text into words; any text can be encoded and comes back exactly."""
+    """A byte-level BPE with GPT-2's rule for splitting text into words; any text can be encoded and comes back
+    exactly."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()

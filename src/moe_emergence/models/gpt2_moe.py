@@ -2,13 +2,11 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -19,41 +17,26 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import ModelOutput
-from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from moe_emergence.models.configuration import GPT2MoEConfig
 from moe_emergence.models.install import install_moe_layers
+from moe_emergence.models.outputs import MoECausalLMOutput, causal_lm_loss, collect_aux_outputs, share_of_step
 from moe_emergence.moe.balancing import sequence_counts, window_loads
 from moe_emergence.moe.experts import Experts
 from moe_emergence.moe.losses import compute_load_balance_loss, compute_z_loss
 from moe_emergence.moe.router import Router, routers_of, routing_context
 from moe_emergence.routing import RouterOutput, RoutingContext
 
-
-@dataclass
-class MoECausalLMOutput(ModelOutput):
-    """What a forward returns. The four losses never share a number; perplexity is exp(`lm_loss`)."""
-
-    loss: Tensor | None = None
-    """While training the objective, `lm_loss` + coefficients × the two router losses; in eval `lm_loss`."""
-    lm_loss: Tensor | None = None
-    load_balancing_loss: Tensor | None = None
-    """Unweighted; None in a forward with a cache, which is generation."""
-    router_z_loss: Tensor | None = None
-    """Unweighted; None likewise."""
-    aux_loss: Tensor | None = None
-    """`load_balancing_loss` under the name, and with the meaning, that transformers' MoE models give it."""
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    router_logits: tuple[Tensor, ...] | None = None
-    """Raw logits [tokens, experts], one a MoE layer, unless `output_router_logits` is False."""
-    routes: tuple[RouterOutput, ...] | None = None
-    """One record a MoE layer, in order, each with its `layer_idx`."""
+__all__ = [
+    "GPT2MoEConfig",
+    "GPT2MoEForCausalLM",
+    "GPT2MoEModel",
+    "MoECausalLMOutput",
+    "causal_lm_loss",
+    "collect_aux_outputs",
+]
 
 
 class GPT2MoEPreTrainedModel(GPT2PreTrainedModel):
@@ -73,6 +56,15 @@ class GPT2MoEPreTrainedModel(GPT2PreTrainedModel):
     def _can_set_experts_implementation(cls) -> bool:
         # transformers looks for the decorator in this file's source; the experts are in another one.
         return True
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """transformers' own; loading makes every parameter trainable, so a frozen gate is frozen again."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for router in routers_of(model):
+            router.gate.weight.requires_grad_(not model.config.frozen_router)
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -98,7 +90,8 @@ class GPT2MoEForCausalLM(GPT2MoEPreTrainedModel, GenerationMixin):
     """GPT-2 with experts and a language-modelling head; drop-in for `GPT2LMHeadModel`."""
 
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "transformer.wte.weight"}
-    # `loss` takes `num_items_in_batch`, so that gradient accumulation by transformers' Trainer is exact.
+    # `loss` takes `num_items_in_batch`, so that accumulation by transformers' Trainer is the mean over the whole step
+    # (of the balance loss too, with windows no larger than a micro-batch).
     accepts_loss_kwargs = True
 
     def __init__(self, config: GPT2MoEConfig) -> None:
@@ -146,15 +139,16 @@ class GPT2MoEForCausalLM(GPT2MoEPreTrainedModel, GenerationMixin):
                 **kwargs,
             )
         hidden_states = base.last_hidden_state
-        logits = self.lm_head(slice_logits_to_keep(hidden_states, logits_to_keep))
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(hidden_states[:, kept])
         lm_loss = None if labels is None else causal_lm_loss(logits, labels, num_items_in_batch)
         balance = z_loss = None
-        if past_key_values is None:
+        if past_key_values is None or labels is not None:
             mask = _token_mask(attention_mask, hidden_states)
             balance, z_loss = self._router_losses(base.routes, len(hidden_states), mask, routing_context)
         keep_logits = self.config.output_router_logits if output_router_logits is None else output_router_logits
         return MoECausalLMOutput(
-            loss=self._objective(lm_loss, balance, z_loss, _share_of_step(labels, num_items_in_batch)),
+            loss=self._objective(lm_loss, balance, z_loss, share_of_step(labels, num_items_in_batch)),
             lm_loss=lm_loss,
             load_balancing_loss=balance,
             router_z_loss=z_loss,
@@ -191,43 +185,6 @@ class GPT2MoEForCausalLM(GPT2MoEPreTrainedModel, GenerationMixin):
         return sum(acting, start=lm_loss)
 
 
-def causal_lm_loss(
-    logits: Float[Tensor, "batch sequence vocabulary"],
-    labels: Int[Tensor, "batch sequence"],
-    num_items: int | Tensor | None = None,
-) -> Float[Tensor, ""]:
-    """Mean next-token cross-entropy in nats over labels other than −100 (their sum ÷ `num_items` if given).
-
-    In at least fp32; transformers' own also rounds float64 down to it.
-    """
-    target = _next_labels(labels).flatten().to(logits.device)
-    upcast = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1)
-    if num_items is None:
-        return F.cross_entropy(upcast, target)
-    return F.cross_entropy(upcast, target, reduction="sum") / num_items
-
-
-def collect_aux_outputs(output: MoECausalLMOutput) -> list[dict[str, Any]]:
-    """One record a MoE layer, detached, with the names that `compute_router_metrics` reads."""
-    records = []
-    for route in output.routes or ():
-        r = route.detach()
-        records.append(
-            {
-                "layer_idx": r.layer_idx,
-                "n_experts": r.router_probs.shape[1],
-                "topk": r.topk_indices.shape[1],
-                "topk_indices": r.topk_indices,
-                "topk_weights": r.topk_weights,
-                "router_probs": r.router_probs,
-                "router_probs_clean": r.router_probs_clean,
-                "router_logits": r.router_logits,
-                "entropy": r.entropy,
-            }
-        )
-    return records
-
-
 def _set_context(model: nn.Module, context: RoutingContext | None) -> AbstractContextManager[None]:
     return nullcontext() if context is None else routing_context(routers_of(model), context)
 
@@ -237,16 +194,6 @@ def _token_mask(attention_mask: Tensor | None, hidden_states: Tensor) -> Tensor 
     if attention_mask is None or attention_mask.dim() != 2:
         return None
     return attention_mask[:, -hidden_states.shape[1] :].bool()
-
-
-def _next_labels(labels: Tensor) -> Tensor:
-    return F.pad(labels, (0, 1), value=-100)[..., 1:]
-
-
-def _share_of_step(labels: Tensor | None, num_items: int | Tensor | None) -> float | Tensor:
-    if labels is None or num_items is None:
-        return 1.0
-    return (_next_labels(labels) != -100).sum() / num_items
 
 
 AutoConfig.register(GPT2MoEConfig.model_type, GPT2MoEConfig)

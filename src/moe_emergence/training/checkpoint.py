@@ -89,7 +89,8 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
         for name, parameter in wanted.items():
             if saved[name].shape != parameter.shape:
                 raise CheckpointError(
-                    f"{folder / MODEL}: {name} has shape {tuple(saved[name].shape)}, the model's {tuple(parameter.shape)}"
+                    f"{folder / MODEL}: {name} has shape {tuple(saved[name].shape)}, the model's "
+                    f"{tuple(parameter.shape)}"
                 )
             parameter.copy_(saved[name])
 

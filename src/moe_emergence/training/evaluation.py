@@ -26,10 +26,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Metrics of `model` on the first `per_domain` blocks of each domain.
 
-    Returns, for JSON: `lm_loss` a domain, `lm_loss_macro` (each domain weighs the same) and `lm_loss_tokens` (each token
-    does), all in nats a token over predicted tokens; `bits_per_byte` a domain; `predicted_tokens` a domain; and, a layer,
-    `routing`: assignments [domains, experts] over all slots and over the first choice, the mean entropy of a token's clean
-    probabilities in nats, and the mean clean probabilities [domains, experts].
+    Returns, for JSON: `lm_loss` a domain, `lm_loss_macro` (each domain weighs the same) and `lm_loss_tokens` (each
+    token does), all in nats a token over predicted tokens; `bits_per_byte` a domain; `predicted_tokens` a domain; and,
+    a layer, `routing`: assignments [domains, experts] over all slots and over the first choice, the mean entropy of a
+    token's clean probabilities in nats, and the mean clean probabilities [domains, experts].
     """
     model.eval()
     rows = _first_rows(blocks, len(data.domains), per_domain)

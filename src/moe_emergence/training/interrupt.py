@@ -9,13 +9,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """True once a signal asked to stop."""
+    """True once a signal asked to stop.
+
+    Attributes:
+        signal: which one did.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.signal: int | None = None
 
     def __bool__(self) -> bool:
-        return self.asked
+        return self.signal is not None
 
 
 @contextmanager
@@ -24,9 +28,9 @@ def stop_requests() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.asked:
+        if request:
             raise KeyboardInterrupt
-        request.asked = True
+        request.signal = number
 
     try:
         before = {number: signal.signal(number, handle) for number in SIGNALS}

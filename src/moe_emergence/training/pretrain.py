@@ -17,8 +17,14 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from moe_emergence.config import ExecutionConfig, OptimizerConfig
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.errors import Interrupted
-from moe_emergence.training.checkpoint import load_optimizer, load_weights, newest_checkpoint, read_checkpoint
-from moe_emergence.training.checkpoint import remove_old_checkpoints, save_checkpoint
+from moe_emergence.training.checkpoint import (
+    load_optimizer,
+    load_weights,
+    newest_checkpoint,
+    read_checkpoint,
+    remove_old_checkpoints,
+    save_checkpoint,
+)
 from moe_emergence.training.evaluation import evaluate
 from moe_emergence.training.interrupt import stop_requests
 from moe_emergence.training.optimizer import make_optimizer, set_learning_rate

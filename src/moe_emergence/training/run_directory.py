@@ -52,7 +52,8 @@ class RunDirectory:
         if changed:
             name = changed[0]
             raise RunDirectoryError(
-                f"{path} was started with {name} = {then.get(name)!r}, not {now.get(name)!r}: continue it unchanged, or choose "
+                f"{path} was started with {name} = {then.get(name)!r}, not {now.get(name)!r}: continue it "
+                f"unchanged, or choose "
                 "another folder"
             )
         return run

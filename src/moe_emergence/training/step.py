@@ -74,7 +74,8 @@ def train_step(
     if not (math.isfinite(norm) and math.isfinite(metrics["objective"])):
         optimizer.zero_grad(set_to_none=True)
         raise TrainingError(
-            f"step {batch.step + 1}: objective {metrics['objective']}, gradient norm {norm}: not finite; the weights are "
+            f"step {batch.step + 1}: objective {metrics['objective']}, gradient norm {norm}: not finite; the "
+            f"weights are "
             "those of the step before. Lower optimizer.learning_rate"
         )
     optimizer.step()
@@ -92,8 +93,8 @@ def _forward(model: nn.Module, batch: Batch, loads: tuple[Tensor, ...] | None, n
 def _window_loads_of_step(model: nn.Module, batches: list[Batch]) -> list[tuple[Tensor, ...] | None]:
     """For each micro-batch the loads of its sequences' balance windows, counted over the whole step.
 
-    Counting takes a pass of its own (a third of the step's time) with the same noise and dropout, and only where a window
-    can reach over more than one micro-batch; else the forward counts for itself.
+    Counting takes a pass of its own (a third of the step's time) with the same noise and dropout, and only where a
+    window can reach over more than one micro-batch; else the forward counts for itself.
     """
     if (
         len(batches) == 1

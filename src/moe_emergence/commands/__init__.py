@@ -1,0 +1,1 @@
+"""What each command does: thin, every one a `run(arguments)`."""

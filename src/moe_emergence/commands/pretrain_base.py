@@ -1,0 +1,44 @@
+"""`pretrain-base`: the recipe of the embedded base, on any corpus."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from moe_emergence.commands.arguments import Arguments, Command
+from moe_emergence.commands.fields import fields_of
+from moe_emergence.config import EMBEDDED, DataConfig, ExecutionConfig
+from moe_emergence.training.pretrain import BaseRecipe
+
+PURPOSE = (
+    "Train a small dense GPT-2 from nothing, on training documents only, with the embedded tokenizer; OUT/base is then "
+    "good for --base. The same command continues it."
+)
+
+
+def command() -> Command:
+    """What `pretrain-base` takes."""
+    pretrain = Command("pretrain-base", PURPOSE)
+    pretrain.option("out", str | None, None, "the folder of checkpoints and the finished base")
+    pretrain.option("corpus", str, EMBEDDED, "embedded, or a folder with one .txt, .jsonl, .parquet or folder a domain")
+    pretrain.option("device", Literal["auto", "cpu", "cuda", "mps"], "auto", "where to compute")
+    pretrain.option("threads", int | None, None, "CPU threads; null leaves torch's choice")
+    pretrain.fields(fields_of(BaseRecipe))
+    return pretrain
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Train, or continue, and print where the base is."""
+    given = command().parse(arguments)
+    print(_pretrain(BaseRecipe(**given.fields), Path(given.required("out", "a folder for the base")), given))
+
+
+def _pretrain(recipe: BaseRecipe, folder: Path, given: Arguments) -> Path:
+    from moe_emergence.data.blocks import prepared_data
+    from moe_emergence.data.corpora import load_corpus
+    from moe_emergence.models.base import load_tokenizer
+    from moe_emergence.training.pretrain import pretrain_base
+
+    config = DataConfig(corpus=given["corpus"], block_size=recipe.block_size)
+    data = prepared_data(load_corpus(config.corpus), load_tokenizer(EMBEDDED), config, folder / "data")
+    execution = ExecutionConfig(device=given["device"], threads=given["threads"])
+    return pretrain_base(recipe, data, folder, execution)

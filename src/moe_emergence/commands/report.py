@@ -1,0 +1,25 @@
+"""`report`: a suite's page, anew from its records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from moe_emergence.commands.arguments import Command
+from moe_emergence.errors import RunDirectoryError
+
+
+def command() -> Command:
+    """What `report` takes."""
+    report = Command("report", "Write report.html anew from the records of a suite's runs; nothing is trained.")
+    report.position("runs", "the suite's folder, as in runs/quickstart")
+    return report
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Write the page and say where it is."""
+    folder = Path(command().parse(arguments)["runs"])
+    if not folder.is_dir():
+        raise RunDirectoryError(f"there is no folder {folder}: give a suite's folder, as in runs/quickstart")
+
+    from moe_emergence.report.page import write_report
+
+    print(write_report(folder))

@@ -1,0 +1,146 @@
+"""`suite`: the arms of a suite, trained one after another or side by side, or what they would cost."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_emergence.commands.arguments import Arguments, Command
+from moe_emergence.commands.fields import fields_of
+from moe_emergence.commands.printing import human, print_rows, print_table
+from moe_emergence.config import RunConfig
+from moe_emergence.errors import ConfigError
+from moe_emergence.experiments.suites import SUITES, Suite, suite_named
+
+ARMS_OWN = ("name", "question", "seed")
+"""Fields that a suite sets for each of its runs."""
+MOST_WORKERS = 4
+"""Processes by default at most: memory, not cores, is what a small machine lacks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A suite to be run: where, with which seeds, in how many processes; `command` is what was typed."""
+
+    suite: Suite
+    folder: Path
+    seeds: tuple[int, ...]
+    workers: int
+    quiet: bool
+    command: str
+
+
+def command() -> Command:
+    """What `suite` takes."""
+    suite = Command("suite", "Train the arms of a suite; the same command continues it. Fields apply to every arm.")
+    suite.position("suite", f"its name: {', '.join(SUITES)}")
+    add_run_options(suite, None)
+    suite.option("corpus", str | None, None, "the same as --data.corpus: embedded, or a folder with a file a domain")
+    suite.flag("dry-run", "print parameters, memory and FLOPs of each arm, and stop")
+    suite.fields(field for field in fields_of(RunConfig) if field.name not in ARMS_OWN)
+    return suite
+
+
+def add_run_options(command: Command, out: str | None) -> None:
+    """Where to, how many seeds, how many processes."""
+    command.option("out", str | None, out, "the suite's folder (runs/SUITE if not given)")
+    command.option("seeds", int, 1, "how many seeds each arm is trained with")
+    command.option("seed", int, 42, "the first of them; the others follow")
+    command.option(
+        "workers", int | None, None, "runs side by side (on a CPU as many as it has cores, at most 4; else 1)"
+    )
+    command.flag("quiet", "no progress")
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Train the suite, or print what it would cost."""
+    given = command().parse(arguments)
+    suite = suite_named(given["suite"]).override(changes(given))
+    if given["dry_run"]:
+        _print_costs(suite)
+        return
+    order = order_of(suite, given, shlex.join(["moe-emergence", "suite", *arguments]))
+    carry_out(order)
+    close(order.folder)
+
+
+def changes(given: Arguments) -> dict[str, Any]:
+    """Dotted fields that were given, under their own names or as `--corpus` and the like."""
+    short = {"corpus": "data.corpus", "device": "execution.device", "base": "base"}
+    named = {field: given.options.get(option) for option, field in short.items()}
+    return given.fields | {field: value for field, value in named.items() if value is not None}
+
+
+def order_of(suite: Suite, given: Arguments, command: str) -> Order:
+    """Check what was given and fill in what was not."""
+    for name in ("seeds", "workers"):
+        if given[name] is not None and given[name] < 1:
+            raise ConfigError(f"--{name} must be at least 1; got {given[name]}")
+    device = suite.arms[0].config.execution.device
+    return Order(
+        suite=suite,
+        folder=Path(given["out"] or f"runs/{suite.name}"),
+        seeds=tuple(range(given["seed"], given["seed"] + given["seeds"])),
+        workers=given["workers"] or _default_workers(device, given["seeds"] * len(suite.arms)),
+        quiet=given["quiet"],
+        command=command,
+    )
+
+
+def carry_out(order: Order) -> None:
+    """Train what is not yet trained."""
+    from moe_emergence.tracking.console import RunConsole
+    from moe_emergence.training.suite import run_suite
+
+    with RunConsole(quiet=order.quiet) as console:
+        run_suite(
+            order.suite,
+            order.folder,
+            seeds=order.seeds,
+            workers=order.workers,
+            console=console,
+            command=order.command,
+        )
+
+
+def close(folder: Path) -> None:
+    """Write the page; print its tables, what it finds, and where it is."""
+    from moe_emergence.report.page import write_report
+    from moe_emergence.report.summary import suite_summary
+
+    page = write_report(folder)
+    summary = suite_summary(folder)
+    for table in summary.tables:
+        print_table(table.title, table.columns, table.numeric, table.rows)
+    print("\n".join(f"- {sentence}" for sentence in summary.sentences))
+    if summary.warning is not None:
+        print(f"Note: {summary.warning}")
+    print(f"page: {page}")
+
+
+def _default_workers(device: str, runs: int) -> int:
+    from moe_emergence.training.runtime import choose_device
+
+    if choose_device(device).type != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, runs, MOST_WORKERS))
+
+
+def _print_costs(suite: Suite) -> None:
+    from moe_emergence.training.suite import dry_run
+
+    rows = [
+        {
+            "arm": cost["arm"],
+            "parameters": cost["parameters"],
+            "active a token": cost["active_parameters"],
+            "weights, gradients, AdamW": human(cost["state_bytes"], ("B", "KiB", "MiB", "GiB", "TiB"), 1024),
+            "tokens": cost["tokens"],
+            "FLOPs": f"{cost['flops']:.3g}",
+        }
+        for cost in dry_run(suite)
+    ]
+    print_rows(f"{suite.name}: what one seed of each arm costs (memory without activations)", rows)

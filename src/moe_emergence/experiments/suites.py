@@ -1,0 +1,162 @@
+"""Suites: arms that differ from their baselines in declared fields only."""
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from moe_emergence.config import RunConfig, flat
+from moe_emergence.errors import ConfigError
+from moe_emergence.experiments.presets import PRESETS
+
+_NAMES = ("name", "question")
+_ARMS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
+    ("dense", None, ()),
+    ("moe", "dense", ("moe",)),
+    ("no_lb", "moe", ("moe.balance_coef",)),
+    ("top2", "moe", ("moe.top_k",)),
+    ("moe_blocks", "moe", ("moe.balance_window",)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One condition: a run, the arm it is compared with, and the fields in which the two may differ."""
+
+    config: RunConfig
+    baseline: str | None = None
+    may_change: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Arms that answer one question together.
+
+    Raises:
+        ConfigError: an arm differs from its baseline in a field it does not declare, or in none at all.
+    """
+
+    name: str
+    question: str
+    arms: tuple[Arm, ...]
+    conclusive: bool = True
+    """False for a first look: too short for conclusions."""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        for arm in self.arms:
+            changed = self.changes(arm)
+            undeclared = [name for name in changed if not _declared(name, arm.may_change)]
+            if undeclared:
+                before, after = changed[undeclared[0]]
+                raise ConfigError(
+                    f"suite {self.name}: arm {arm.name} differs from {arm.baseline} in {undeclared[0]} ({before!r} "
+                    f"there, "
+                    f"{after!r} here), but declares only {', '.join(arm.may_change)}: make them equal, or declare "
+                    f"the field"
+                )
+            if arm.baseline is not None and not changed:
+                raise ConfigError(f"suite {self.name}: arm {arm.name} is the same as its baseline {arm.baseline}")
+
+    def arm(self, name: str) -> Arm:
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def changes(self, arm: Arm) -> dict[str, tuple[Any, Any]]:
+        """Dotted field to (baseline's value, this arm's), for every field in which the two differ."""
+        if arm.baseline is None:
+            return {}
+        theirs, ours = flat(self.arm(arm.baseline).config), flat(arm.config)
+        names = [name for name in theirs | ours if name not in _NAMES]
+        return {n: (theirs.get(n), ours.get(n)) for n in names if theirs.get(n) != ours.get(n)}
+
+    def override(self, changes: Mapping[str, Any]) -> "Suite":
+        """The suite with dotted fields set in every arm; `moe.…` passes over arms without experts."""
+        arms = tuple(replace(arm, config=_with(arm.config, changes)) for arm in self.arms)
+        return replace(self, arms=arms)
+
+
+def _declared(name: str, allowed: tuple[str, ...]) -> bool:
+    return any(name == field or name.startswith(f"{field}.") for field in allowed)
+
+
+def _with(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    for name, value in changes.items():
+        group, _, field = name.rpartition(".")
+        if not group:
+            config = _replaced(config, name, value)
+        elif (part := getattr(config, group, None)) is not None:
+            config = replace(config, **{group: _replaced(part, field, value, f"{group}.")})
+    return config
+
+
+def _replaced(part: Any, field: str, value: Any, where: str = "") -> Any:
+    names = [f.name for f in dataclasses.fields(part)]
+    if field not in names:
+        raise ConfigError(f"there is no field {where}{field}{did_you_mean(field, names)}")
+    return replace(part, **{field: value})
+
+
+def did_you_mean(given: str, known: list[str]) -> str:
+    """`; did you mean X?`, when something known is near."""
+    near = difflib.get_close_matches(given, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f": choose from {', '.join(known)}"
+
+
+def _arms(prefix: str = "") -> tuple[Arm, ...]:
+    return tuple(
+        Arm(
+            config=PRESETS[prefix + name](),
+            baseline=None if baseline is None else prefix + baseline,
+            may_change=may_change,
+        )
+        for name, baseline, may_change in _ARMS
+    )
+
+
+QUESTION = "Do experts copied from one MLP specialise on code, math and prose, and what does load balancing do to it?"
+
+
+def quickstart() -> Suite:
+    """Five arms of the embedded base: minutes on a laptop."""
+    return Suite(name="quickstart", question=QUESTION, arms=_arms())
+
+
+def full_size() -> Suite:
+    """The same five arms of GPT-2 small, at the published settings: a GPU and hours."""
+    return Suite(name="gpt2", question=QUESTION, arms=_arms("gpt2_"))
+
+
+SUITES = {"quickstart": quickstart, "gpt2": full_size}
+"""Every suite by name."""
+
+FAST = {
+    "training.steps": 24,
+    "training.evaluations": 4,
+    "data.dev_blocks": 4,
+    "data.test_blocks": 8,
+    "data.probe_tokens": 6000,
+}
+
+
+def suite_named(name: str) -> Suite:
+    """The suite of that name.
+
+    Raises:
+        ConfigError: there is none; names the nearest.
+    """
+    if name not in SUITES:
+        raise ConfigError(f"there is no suite {name!r}{did_you_mean(name, list(SUITES))}")
+    return SUITES[name]()
+
+
+def fast(suite: Suite) -> Suite:
+    """A first look in minutes: every arm cut to a few steps, and said to be too short for conclusions."""
+    shorter = suite.override(FAST)
+    return replace(
+        shorter, conclusive=False, note=f"cut to {FAST['training.steps']} steps by --fast: too short for conclusions"
+    )

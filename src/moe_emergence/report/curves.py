@@ -1,0 +1,158 @@
+"""Quantities over training steps: functions from a table to a figure."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from moe_emergence.analysis.balance import RoutingRow
+from moe_emergence.analysis.evolution import LoadPoint, LossPoint, RoutingPoint
+from moe_emergence.report.numbers import GAP, number_list, percent
+from moe_emergence.report.style import DEAD, HOT, ORDINARY, arm_styles, label, new_figure
+
+Styles = Mapping[str, Mapping[str, Any]]
+Lines = Mapping[tuple[str, int], tuple[list[int], list[float]]]
+"""(arm, seed) to its steps and values."""
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Arms in the order of the suite, and which of them has no experts."""
+
+    arms: list[str]
+    dense: str | None
+
+    def styles(self) -> Styles:
+        return arm_styles(self.arms, self.dense)
+
+
+def load_curves(points: Sequence[LoadPoint], routing: Sequence[RoutingRow]) -> Figure:
+    """One panel a layer (and seed) of one arm: each expert's share of the training assignments over steps.
+
+    Experts that are hot or dead at the last step on test are coloured; the dashed line is the uniform share 1/E.
+    """
+    panels = [(key, list(rows)) for key, rows in groupby(points, key=lambda point: (point.seed, point.layer))]
+    seeds = len({seed for (seed, _), _ in panels})
+    figure, axes = _panels(len(panels), 1.65)
+    for axis, ((seed, layer), rows) in zip(axes, panels, strict=True):
+        flagged = next(row for row in routing if (row.seed, row.layer) == (seed, layer))
+        _draw_loads(axis, rows, flagged)
+        marks = f"hot: {number_list(flagged.hot)}; dead: {number_list(flagged.dead)}"
+        axis.set_title(f"layer {layer}" + (f", seed {seed}" if seeds > 1 else "") + f" ({label(marks, 44)})")
+    axes[0].set_ylim(0, 1.02 * max(point.load for point in points))
+    for axis in axes:
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=f"{GAP}%"))
+    return figure
+
+
+def _draw_loads(axis: Any, rows: Sequence[LoadPoint], flagged: RoutingRow) -> None:
+    marks = dict.fromkeys(flagged.hot, (HOT, 2.0)) | dict.fromkeys(flagged.dead, (DEAD, 1.6))
+    by_expert = sorted(rows, key=lambda row: (row.expert in marks, row.expert))
+    for expert, mine in groupby(by_expert, key=lambda row: row.expert):
+        line = list(mine)
+        colour, width = marks.get(expert, (ORDINARY, 1.0))
+        axis.plot([row.step for row in line], [row.load for row in line], color=colour, linewidth=width)
+    axis.axhline(rows[0].uniform, color="black", linestyle="--", linewidth=0.9)
+    axis.annotate(
+        f"1/E = {percent(rows[0].uniform)}",
+        (1, rows[0].uniform),
+        xycoords=("axes fraction", "data"),
+        xytext=(-2, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+    )
+    axis.set_ylabel("load")
+
+
+def entropy_curves(
+    points: Sequence[RoutingPoint], legend: Legend, quantity: Literal["entropy_per_token", "entropy_of_load"]
+) -> Figure:
+    """One panel a layer, one line an arm (thin: each seed): an entropy ÷ ln E over training steps."""
+    layers = sorted({point.layer for point in points})
+    figure, axes = _panels(len(layers), 1.6, legend=True)
+    for axis, layer in zip(axes, layers, strict=True):
+        mine = [point for point in points if point.layer == layer and point.maximum > 0]
+        lines = _lines(mine, lambda point: getattr(point, quantity) / point.maximum)
+        _draw_arms(axis, lines, legend.styles())
+        axis.set_title(f"layer {layer}")
+        axis.set_ylabel("÷ ln E")
+    axes[0].set_ylim(0, 1.04)
+    _add_legend(figure, axes, legend, {point.arm for point in points})
+    return figure
+
+
+def loss_curves(points: Sequence[LossPoint], legend: Legend) -> Figure:
+    """The macro LM loss on dev over steps and, where there is a dense arm, each arm's difference to it."""
+    macro = [point for point in points if point.domain is None]
+    compared = [point for point in macro if point.difference_to_dense is not None and point.arm != legend.dense]
+    figure, axes = _panels(2 if compared else 1, 2.0, legend=True, same_y=False)
+    _draw_arms(axes[0], _lines(macro, lambda point: point.lm_loss), legend.styles(), marker="o")
+    axes[0].set_title("all domains, each weighing the same")
+    axes[0].set_ylabel(f"LM loss, nats{GAP}/{GAP}token")
+    if compared:
+        _draw_arms(
+            axes[1], _lines(compared, lambda point: point.difference_to_dense or 0.0), legend.styles(), marker="o"
+        )
+        axes[1].axhline(0, **legend.styles()[legend.dense or ""], linewidth=0.9)
+        axes[1].set_title(f"minus {label(legend.dense or '')}, same seed and step (below 0: better)")
+        axes[1].set_ylabel(f"difference, nats{GAP}/{GAP}token")
+    _add_legend(figure, axes, legend, {point.arm for point in points})
+    return figure
+
+
+def domain_loss_curves(points: Sequence[LossPoint], legend: Legend) -> Figure:
+    """One panel a domain: LM loss on dev over steps, one line an arm."""
+    domains = list(dict.fromkeys(point.domain for point in points if point.domain is not None))
+    figure, axes = _panels(len(domains), 1.45, legend=True, same_y=False)
+    for axis, domain in zip(axes, domains, strict=True):
+        mine = [point for point in points if point.domain == domain]
+        _draw_arms(axis, _lines(mine, lambda point: point.lm_loss), legend.styles(), marker="o")
+        axis.set_title(label(domain, 40))
+        axis.set_ylabel(f"nats{GAP}/{GAP}token")
+    _add_legend(figure, axes, legend, {point.arm for point in points})
+    return figure
+
+
+def _panels(number: int, height: float, *, legend: bool = False, same_y: bool = True) -> tuple[Figure, Any]:
+    figure = new_figure(0.4 + height * number + (0.4 if legend else 0))
+    axes = figure.subplots(number, 1, sharex=True, sharey=same_y, squeeze=False)[:, 0]
+    axes[-1].set_xlabel("training step")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    return figure, axes
+
+
+def _lines(points: Iterable[Any], value: Callable[[Any], float]) -> Lines:
+    lines: dict[tuple[str, int], tuple[list[int], list[float]]] = {}
+    for point in points:
+        steps, values = lines.setdefault((point.arm, point.seed), ([], []))
+        steps.append(point.step)
+        values.append(value(point))
+    return lines
+
+
+def _draw_arms(axis: Any, lines: Lines, styles: Styles, marker: str = "") -> None:
+    """Each arm's mean over its seeds; behind it, thin, each seed where there are several."""
+    for arm in dict.fromkeys(arm for arm, _ in lines):
+        mine = [line for (name, _), line in lines.items() if name == arm]
+        steps, mean = _mean_line(mine)
+        axis.plot(steps, mean, **styles[arm], marker=marker, markersize=3)
+        for seed_steps, values in mine if len(mine) > 1 else []:
+            axis.plot(seed_steps, values, **styles[arm], linewidth=0.7, alpha=0.45)
+
+
+def _mean_line(lines: Sequence[tuple[list[int], list[float]]]) -> tuple[list[int], list[float]]:
+    """Mean over the lines at the steps they all have."""
+    tables = [dict(zip(steps, values, strict=True)) for steps, values in lines]
+    shared = sorted(set(tables[0]).intersection(*tables[1:]))
+    return shared, [float(np.mean([table[step] for table in tables])) for step in shared]
+
+
+def _add_legend(figure: Figure, axes: Any, legend: Legend, drawn: set[str]) -> None:
+    arms = [arm for arm in legend.arms if arm in drawn]
+    handles = [axes[0].plot([], [], **legend.styles()[arm])[0] for arm in arms]
+    figure.legend(handles, [label(arm) for arm in arms], loc="outside lower left", ncols=min(4, len(arms)))

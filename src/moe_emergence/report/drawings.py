@@ -1,0 +1,132 @@
+"""Every figure of a suite, with the finding that is its title and how to read it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from matplotlib.figure import Figure
+
+from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.tables import Tables
+from moe_emergence.report import findings
+from moe_emergence.report.curves import Legend, domain_loss_curves, entropy_curves, load_curves, loss_curves
+from moe_emergence.report.heatmaps import colour_limit, share_heatmaps
+from moe_emergence.report.numbers import count, decimal, percent, plural
+from moe_emergence.routing import DEAD_SHARE, HOT_EXCESS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    """A figure to be made.
+
+    Attributes:
+        name: of its files.
+        section: where on the page it belongs: shares, routing or loss.
+        title: the finding, computed; reading: units, n, and how to read it.
+    """
+
+    name: str
+    section: str
+    title: str
+    reading: str
+    make: Callable[[], Figure]
+
+
+def drawings(suite: Suite, tables: Tables) -> list[Drawing]:
+    """What there is to draw; a suite without experts has only its losses."""
+    return [*_share_drawings(tables), *_routing_drawings(suite, tables), *_loss_drawings(suite, tables)]
+
+
+def _share_drawings(tables: Tables) -> Iterator[Drawing]:
+    limit = colour_limit(tables.shares)
+    for arm in dict.fromkeys(row.arm for row in tables.shares):
+        shares = [row for row in tables.shares if row.arm == arm]
+        routing = [row for row in tables.routing if row.arm == arm]
+        yield Drawing(
+            name=f"heatmap-{arm}",
+            section="shares",
+            title=findings.share_finding(shares),
+            reading=(
+                "Each row is a domain and sums to 100 %: the share of its assignments that goes to each expert, on "
+                f"test at step {count(shares[0].step)} (n = {count(routing[0].assignments)} assignments a layer). "
+                f"White is the uniform share {percent(shares[0].uniform)}, orange above, purple below, on one scale "
+                "for all arms."
+            ),
+            make=partial(share_heatmaps, shares, routing, limit),
+        )
+
+
+def _routing_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
+    legend = Legend([arm.name for arm in suite.arms], suite.dense)
+    for arm in dict.fromkeys(point.arm for point in tables.load_over_steps):
+        points = [point for point in tables.load_over_steps if point.arm == arm]
+        routing = [row for row in tables.routing if row.arm == arm]
+        yield Drawing(
+            name=f"load-{arm}",
+            section="routing",
+            title=findings.load_finding(routing),
+            reading=(
+                f"One line an expert: its share of the training step's assignments{_averaged(points[0].steps)}. "
+                f"Orange: hot at the end on test (excess above {decimal(HOT_EXCESS)}); blue: dead (below "
+                f"{percent(DEAD_SHARE)} of the uniform share, which is dashed); grey: neither."
+            ),
+            make=partial(load_curves, points, routing),
+        )
+    if any(point.maximum > 0 for point in tables.entropy_over_steps):
+        yield from _entropy_drawings(tables, legend)
+
+
+def _entropy_drawings(tables: Tables, legend: Legend) -> Iterator[Drawing]:
+    averaged = _averaged(tables.entropy_over_steps[0].steps)
+    where = f"Lines: training tokens of each step{averaged}; title: test text at the last step."
+    yield Drawing(
+        name="entropy-per-token",
+        section="routing",
+        title=findings.confidence_finding(tables.routing),
+        reading=(
+            "Confidence: the mean entropy of a token's routing probabilities (without noise), as a share of its "
+            f"maximum ln E. 1: undecided; 0: certain. {where}"
+        ),
+        make=partial(entropy_curves, tables.entropy_over_steps, legend, "entropy_per_token"),
+    )
+    yield Drawing(
+        name="entropy-of-load",
+        section="routing",
+        title=findings.spread_finding(tables.routing),
+        reading=(
+            "Balance: the entropy of the shares of assignments, as a share of its maximum ln E. 1: all experts equally "
+            f"busy; ln k ÷ ln E: the same k take everything. {where}"
+        ),
+        make=partial(entropy_curves, tables.entropy_over_steps, legend, "entropy_of_load"),
+    )
+
+
+def _averaged(steps: int) -> str:
+    return "" if steps == 1 else f", averaged over {steps} steps"
+
+
+def _loss_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
+    if not tables.loss_over_steps:
+        return
+    legend = Legend([arm.name for arm in suite.arms], suite.dense)
+    finished = [row for row in tables.arms if row.runs]
+    tokens = sum(suite.runs[0].evaluation("dev", suite.runs[0].last_step).predicted_tokens.values())
+    seeds = plural(max(row.runs for row in finished), "seed")
+    reading = (
+        f"Cross-entropy of the next token in nats, lower is better; no auxiliary loss in it. Points: dev text "
+        f"(n = {count(tokens)} predicted tokens, {seeds} an arm); title: test text at the last step."
+    )
+    yield Drawing(
+        name="loss",
+        section="loss",
+        title=findings.loss_finding(finished),
+        reading=reading,
+        make=partial(loss_curves, tables.loss_over_steps, legend),
+    )
+    yield Drawing(
+        name="loss-domains",
+        section="loss",
+        title=findings.domain_loss_finding(finished, suite.domains),
+        reading=f"The same, a panel a domain. {reading}",
+        make=partial(domain_loss_curves, tables.loss_over_steps, legend),
+    )

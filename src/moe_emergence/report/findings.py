@@ -1,0 +1,85 @@
+"""What a figure or a table shows, in words with its numbers: every title on the page is computed here."""
+
+from collections.abc import Sequence
+
+from moe_emergence.analysis.balance import RoutingRow, ShareRow
+from moe_emergence.analysis.losses import ArmRow
+from moe_emergence.report.numbers import decimal, loss, percent
+
+
+def share_finding(shares: Sequence[ShareRow]) -> str:
+    """The cell of one arm that stands out most from the uniform share."""
+    top = max(shares, key=lambda row: row.share / row.uniform)
+    ratio = decimal(top.share / top.uniform)
+    return (
+        f"{top.arm}: in layer {top.layer}, {percent(top.share)} of {top.domain} goes to expert {top.expert}, "
+        f"{ratio} times the uniform {percent(top.uniform)}"
+    )
+
+
+def load_finding(routing: Sequence[RoutingRow]) -> str:
+    """The busiest expert of one arm."""
+    top = max(routing, key=lambda row: row.max_load)
+    return (
+        f"{top.arm}: the busiest expert of layer {top.layer} takes {percent(top.max_load)} of the {slots(top)}, "
+        f"where an equal share is {percent(1 / top.experts)}"
+    )
+
+
+def slots(row: RoutingRow) -> str:
+    """What a load is a share of: a token has one assignment with top-1, k with top-k."""
+    return "tokens" if row.top_k == 1 else "assignments"
+
+
+def confidence_finding(routing: Sequence[RoutingRow]) -> str:
+    """Which arm's router is the most certain, by entropy per token ÷ ln E, and which the least."""
+    known = [row for row in routing if row.entropy_per_token_share is not None]
+    if not known:
+        return "With a single expert there is nothing to be certain of"
+    ordered = sorted(known, key=lambda row: row.entropy_per_token_share or 0.0)
+    least, most = ordered[0], ordered[-1]
+    text = f"Most certain router: {least.arm}, layer {least.layer}, at {percent(least.entropy_per_token_share)} of ln E"
+    if (most.arm, most.layer) == (least.arm, least.layer):
+        return text
+    return f"{text}; least certain: {most.arm}, layer {most.layer}, at {percent(most.entropy_per_token_share)}"
+
+
+def spread_finding(routing: Sequence[RoutingRow]) -> str:
+    """Which arm spreads its load least, and which most, as effective experts."""
+    ordered = sorted(routing, key=lambda row: row.effective_experts / row.experts)
+    least, most = ordered[0], ordered[-1]
+    text = (
+        f"Least even load: {least.arm}, layer {least.layer}, as if {decimal(least.effective_experts)} of "
+        f"{least.experts} experts shared it"
+    )
+    if (most.arm, most.layer) == (least.arm, least.layer):
+        return text
+    return f"{text}; most even: {most.arm}, layer {most.layer}, {decimal(most.effective_experts)}"
+
+
+def loss_finding(arms: Sequence[ArmRow]) -> str:
+    """Lowest and highest macro LM loss on test, and how far they are apart."""
+    ordered = sorted((row for row in arms if row.lm_loss_macro is not None), key=lambda row: row.lm_loss_macro or 0.0)
+    best, worst = ordered[0], ordered[-1]
+    if best is worst:
+        return f"{best.arm} ends at an LM loss of {loss(best.lm_loss_macro)} nats a token on test"
+    gap = (worst.lm_loss_macro or 0.0) - (best.lm_loss_macro or 0.0)
+    return (
+        f"On test, {best.arm} ends lowest at {loss(best.lm_loss_macro)} nats a token, {worst.arm} highest at "
+        f"{loss(worst.lm_loss_macro)}: {loss(gap)} apart"
+    )
+
+
+def domain_loss_finding(arms: Sequence[ArmRow], domains: Sequence[str]) -> str:
+    """The domain on which the arms' LM losses on test are furthest apart."""
+    spread = {domain: _spread([row.lm_loss[domain] for row in arms]) for domain in domains}
+    widest = max(spread, key=lambda domain: spread[domain])
+    if spread[widest] == 0:
+        hardest = max(domains, key=lambda domain: max(row.lm_loss[domain] or 0.0 for row in arms))
+        return f"{hardest} is the hardest domain"
+    return f"The arms are furthest apart on {widest}: {loss(spread[widest])} nats a token on test"
+
+
+def _spread(losses: Sequence[float | None]) -> float:
+    there = [loss for loss in losses if loss is not None]
+    return max(there) - min(there)

@@ -1,0 +1,110 @@
+"""The suite's page: one file that opens from disk, asks the network for nothing and runs no script."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from moe_emergence.analysis.files import replace_file
+from moe_emergence.analysis.losses import plain, readable_changes
+from moe_emergence.analysis.reading import read_suite
+from moe_emergence.analysis.records import Run, Suite
+from moe_emergence.analysis.tables import Tables, make_tables, write_csv
+from moe_emergence.report import numbers
+from moe_emergence.report.answer import NO_CLAIM, answers, too_short
+from moe_emergence.report.drawings import drawings
+from moe_emergence.report.page_tables import page_tables
+from moe_emergence.report.pictures import keep
+
+REPORT, FIGURES, TABLES = "report.html", "figures", "tables"
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+)
+
+
+def write_report(suite_folder: Path) -> Path:
+    """`report.html` in `suite_folder`, beside it `figures/*.png|svg` and `tables/*.csv`; earlier ones are replaced.
+
+    Raises:
+        AnalysisError: a record is missing or torn (names file and key), or the folder cannot be written.
+    """
+    suite = read_suite(suite_folder)
+    tables = make_tables(suite)
+    write_csv(tables, suite_folder / TABLES)
+    page = _environment().get_template("report.html.j2").render(_context(suite, tables))
+    replace_file(suite_folder / REPORT, page)
+    return suite_folder / REPORT
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("moe_emergence.report"),
+        autoescape=select_autoescape(enabled_extensions=("j2",), default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["plain"] = plain
+    environment.tests["group"] = lambda value: isinstance(value, Mapping)
+    return environment
+
+
+def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
+    return {
+        "policy": CONTENT_SECURITY_POLICY,
+        "suite": suite,
+        "too_short": too_short(suite),
+        "answers": answers(suite, tables),
+        "no_claim": NO_CLAIM,
+        "changes": {arm.name: readable_changes(arm) for arm in suite.arms},
+        "tables": page_tables(suite, tables),
+        "pictures": [keep(drawing, suite.folder / FIGURES) for drawing in drawings(suite, tables)],
+        "data": _data_facts(suite),
+        "record": _data_record(suite),
+        "facts": _facts(suite, tables),
+        "environments": _environments(suite.runs),
+    }
+
+
+def _data_facts(suite: Suite) -> dict[str, str]:
+    if not suite.runs:
+        return {}
+    data = suite.runs[0].manifest.data
+    return {
+        "corpus": data.corpus,
+        "domains": plain(data.domains),
+        "blocks a domain": plain(data.blocks_per_domain),
+        "corpus digest (sha256)": data.corpus_digest,
+        "digest of the prepared data (sha256)": data.digest,
+    }
+
+
+def _data_record(suite: Suite) -> dict[str, Any]:
+    """What the pipeline did to the text: cleaning, duplicates, tokens (the format audit has a table of its own)."""
+    if not suite.runs:
+        return {}
+    data = suite.runs[0].manifest.data
+    return {"tokens": data.tokens} | {key: value for key, value in data.record.items() if key != "format_audit"}
+
+
+def _facts(suite: Suite, tables: Tables) -> dict[str, str]:
+    peaks = [row.peak_memory_mib for row in tables.costs if row.peak_memory_mib is not None]
+    base = suite.runs[0].manifest.base if suite.runs else {}
+    return {
+        "command": suite.command,
+        "folder": suite.folder.name,
+        "seeds": plain(suite.seeds),
+        "time of all runs together": numbers.seconds(sum(row.training + row.recording for row in tables.costs)),
+        "peak memory of one process": f"{numbers.count(max(peaks, default=None))} MiB",
+    } | {f"base: {key}": plain(value) for key, value in base.items()}
+
+
+def _environments(runs: tuple[Run, ...]) -> list[tuple[str, dict[str, str]]]:
+    """(which runs, what they ran on) for every different environment."""
+    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for run in runs:
+        items = {"moe-emergence": "", **run.manifest.software, **run.manifest.environment}
+        items["moe-emergence"] = items.pop("package", "not recorded")
+        found.setdefault(tuple((key, plain(value)) for key, value in items.items()), []).append(run.arm)
+    return [(", ".join(dict.fromkeys(arms)), dict(items)) for items, arms in found.items()]

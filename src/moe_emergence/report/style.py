@@ -1,0 +1,82 @@
+"""How figures look: one width that a phone can show, colours that colour-blind readers can tell apart, no mathtext."""
+
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+WIDTH = 4.8
+"""Inches; wider figures could not be read on a phone."""
+ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#777777")
+"""Okabe and Ito's palette, without the yellow that paper swallows."""
+DENSE_COLOUR = "#222222"
+DASHES = ("-", "--", "-.", ":")
+HOT, DEAD, ORDINARY = "#D55E00", "#0072B2", "#a8a8a8"
+DIVERGING = "PuOr_r"
+"""Purple below the uniform baseline, orange above."""
+
+_SETTINGS: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "xtick.color": "#444444",
+    "ytick.color": "#444444",
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.constrained_layout.h_pad": 0.07,
+    "text.parse_math": False,  # names come from users' files and may hold dollar signs
+    "svg.fonttype": "path",
+    "svg.hashsalt": "moe-emergence",
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Figures made and saved inside look alike, whatever the user's own matplotlib settings are."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure with constrained layout, inches."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def add_title(figure: Figure, title: str) -> None:
+    """Put `title` above the figure, wrapped, making the room it needs."""
+    lines = textwrap.wrap(title, int(figure.get_figwidth() * 11))
+    figure.set_figheight(figure.get_figheight() + 0.19 * len(lines) + 0.05)
+    figure.suptitle("\n".join(lines), x=0.015, ha="left", fontsize=10, fontweight="bold")
+
+
+def label(name: str, longest: int = 18) -> str:
+    """A name from the user's data as a figure can show it: one line, printable, cut to `longest` characters."""
+    shown = "".join(character if character.isprintable() else "\ufffd" for character in name)
+    return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def arm_styles(arms: list[str], dense: str | None) -> dict[str, dict[str, Any]]:
+    """Arm to line colour and dash; the dense arm is black, and no two arms share both."""
+    others = [arm for arm in arms if arm != dense]
+    styles: dict[str, dict[str, Any]] = {
+        arm: {"color": ARM_COLOURS[n % len(ARM_COLOURS)], "linestyle": DASHES[n // len(ARM_COLOURS) % len(DASHES)]}
+        for n, arm in enumerate(others)
+    }
+    return styles | ({dense: {"color": DENSE_COLOUR, "linestyle": "--"}} if dense in arms and dense else {})

@@ -1,0 +1,123 @@
+"""What a person sees while a run trains: a bar on a terminal, now and then a plain line elsewhere. No torch."""
+
+import multiprocessing
+import time
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+LINE_SHARE, LINE_SECONDS = 0.1, 10.0
+"""A plain line comes after this share of the steps or this time, whichever is first."""
+
+
+class RunConsole:
+    """The progress of one run after another, on stderr: results go to stdout.
+
+    A process beside others writes plain lines with its run's name, since bars of several would overwrite each other.
+    rich answers for NO_COLOR and TERM. As a context manager it gives the terminal back, also after an error.
+
+    Args:
+        quiet: show nothing.
+        file: where to write instead of stderr.
+        terminal: whether that is a terminal, where it cannot tell.
+    """
+
+    def __init__(self, *, quiet: bool = False, file: TextIO | None = None, terminal: bool | None = None) -> None:
+        self._quiet, self._file, self._terminal = quiet, file, terminal
+        self._progress: Progress | None = None
+        self._run = _Run("", 1, 0)
+
+    def __enter__(self) -> "RunConsole":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def start(self, name: str, total_steps: int, tokens_a_step: int) -> None:
+        """A run begins, or goes on."""
+        self._close()
+        self._run = _Run(name, total_steps, tokens_a_step)
+        console = self._console()
+        if not console.is_terminal or console.is_dumb_terminal:
+            self.note(f"{name}: {total_steps} steps of {tokens_a_step:,} tokens")
+        elif not self._quiet:
+            self._progress = _bar(console)
+            self._progress.add_task(name, total=total_steps, measures="")
+            self._progress.start()
+
+    def update(self, step: int, lm_loss: float, max_load: float | None, tokens_per_second: float) -> None:
+        """After a step (from 1): its LM loss in nats, the largest expert load of any layer if there are experts."""
+        measures = self._run.measures(step, lm_loss, max_load, tokens_per_second)
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=step, measures=measures)
+        elif self._run.line_is_due(step):
+            self.note(f"{self._run.name}: step {step}/{self._run.total_steps}, {measures}")
+
+    def note(self, text: str) -> None:
+        """One line, above the bar if there is one."""
+        if not self._quiet:
+            self._console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def finish(self, summary: str) -> None:
+        """The run ended."""
+        self._close()
+        self.note(f"{self._run.name}: {summary}")
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _console(self) -> Console:
+        if self._progress is not None:
+            return self._progress.console
+        beside_others = multiprocessing.parent_process() is not None
+        return Console(file=self._file, stderr=True, force_terminal=False if beside_others else self._terminal)
+
+
+class _Run:
+    """How far a run is, and when it was last said."""
+
+    def __init__(self, name: str, total_steps: int, tokens_a_step: int) -> None:
+        self.name, self.total_steps, self.tokens_a_step = name, total_steps, tokens_a_step
+        self.first: tuple[int, float] | None = None
+        self.line = (0, time.monotonic())
+
+    def measures(self, step: int, lm_loss: float, max_load: float | None, tokens_per_second: float) -> str:
+        load = "" if max_load is None else f"largest load {max_load:.2f}, "
+        left = _duration(self._seconds_left(step, tokens_per_second))
+        return f"LM loss {lm_loss:.3f}, {load}{_thousands(tokens_per_second)} tokens/s, {left} left"
+
+    def line_is_due(self, step: int) -> bool:
+        then, when = self.line
+        due = step - then >= LINE_SHARE * self.total_steps or time.monotonic() - when >= LINE_SECONDS
+        if due:
+            self.line = (step, time.monotonic())
+        return due
+
+    def _seconds_left(self, step: int, tokens_per_second: float) -> float:
+        """At the pace since the first update, evaluations included; at the step's own pace before there is one."""
+        self.first = self.first or (step, time.monotonic())
+        if step > self.first[0]:
+            return (time.monotonic() - self.first[1]) / (step - self.first[0]) * (self.total_steps - step)
+        return (self.total_steps - step) * self.tokens_a_step / max(tokens_per_second, 1e-9)
+
+
+def _bar(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[measures]}", markup=False),
+    )
+    return Progress(*columns, console=console, expand=True, redirect_stdout=False, refresh_per_second=4)
+
+
+def _thousands(rate: float) -> str:
+    return f"{rate / 1000:.1f}k" if rate >= 1000 else f"{rate:.0f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

@@ -1,0 +1,151 @@
+"""What a run starts from: the base or another run's weights, upcycled if the run has experts."""
+
+import subprocess
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+import moe_emergence
+from moe_emergence.config import RunConfig
+from moe_emergence.data.blocks import PreparedData
+from moe_emergence.errors import ConfigError
+from moe_emergence.models.base import Base
+from moe_emergence.models.upcycle import UpcycleReceipt, ancestor_state, upcycle, upcycle_receipt
+from moe_emergence.moe.router import set_noise_annealing
+from moe_emergence.training.checkpoint import load_weights, newest_checkpoint
+from moe_emergence.training.run_directory import RunDirectory
+from moe_emergence.training.runtime import environment
+
+ANCESTOR = "ancestor.safetensors"
+RECEIPT_BLOCKS = 2
+"""Dev blocks a domain that the receipt is taken on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A model before its first step, and how it came about."""
+
+    model: PreTrainedModel
+    receipt: UpcycleReceipt | None
+    ancestor: dict[str, torch.Tensor] | None
+
+
+def starting_model(config: RunConfig, base: Base, data: PreparedData, fork: Path | None) -> Start:
+    """The base, or the weights `fork` ended with; upcycled where the run has experts and what it starts from has none.
+
+    Raises:
+        ConfigError: a fork whose experts are not those of the run.
+    """
+    if fork is not None:
+        parent = RunDirectory.open_existing(fork)
+        if parent.config.moe is not None:
+            return Start(model=_forked_moe(config, base, parent), receipt=None, ancestor=None)
+        load_weights(_last_checkpoint(parent), base.model)
+    if config.moe is None:
+        return Start(model=base.model, receipt=None, ancestor=None)
+    model = _upcycled(config, base)
+    return Start(
+        model=model,
+        receipt=upcycle_receipt(base.model, model, _receipt_batch(data)),
+        ancestor=ancestor_state(base.model, model.moe_layer_indices),
+    )
+
+
+def _upcycled(config: RunConfig, base: Base) -> Any:
+    assert config.moe is not None
+    model = upcycle(
+        base.model, config.moe, seed=config.seed, experts_implementation=config.execution.experts_implementation
+    )
+    set_noise_annealing(model, round(config.moe.noise_anneal * config.training.steps))
+    return model
+
+
+def _forked_moe(config: RunConfig, base: Base, parent: RunDirectory) -> PreTrainedModel:
+    then, now = parent.config.moe, config.moe
+    assert then is not None
+    if now is None or (then.num_experts, then.layers) != (now.num_experts, now.layers):
+        raise ConfigError(
+            f"{parent.path} has {then.num_experts} experts in layers {then.layers or 'last third'}; a run forked "
+            f"from it must "
+            "have the same moe.num_experts and moe.layers"
+        )
+    model: PreTrainedModel = _upcycled(config, base)
+    load_weights(_last_checkpoint(parent), model)
+    return model
+
+
+def _last_checkpoint(run: RunDirectory) -> Path:
+    newest = newest_checkpoint(run.checkpoints)
+    if newest is None:
+        raise ConfigError(f"{run.path} has no checkpoint to start from: let it run to one first")
+    return newest
+
+
+def _receipt_batch(data: PreparedData) -> torch.Tensor:
+    rows = [
+        row for number in range(len(data.domains)) for row in (data.dev.domain == number).nonzero()[0][:RECEIPT_BLOCKS]
+    ]
+    return torch.from_numpy(data.dev.tokens[rows].astype("int64"))
+
+
+def manifest(
+    config: RunConfig, base: Base, data: PreparedData, start: Start, device: torch.device, fork: Path | None
+) -> dict[str, Any]:
+    """What a run's results are to be traced to."""
+    layers = getattr(start.model, "moe_layer_indices", ())
+    return {
+        "package": moe_emergence.__version__,
+        "git_commit": git_commit(),
+        "environment": environment(device, config.execution),
+        "data": data_record(data),
+        "base": {"name": base.name, "digest": base.digest, "parameters": base.model.num_parameters()},
+        "forked_from": None if fork is None else str(fork),
+        "receipt": None if start.receipt is None else start.receipt.to_dict(),
+        "moe_layers": list(layers),
+        "parameters": start.model.num_parameters(),
+    }
+
+
+def data_record(data: PreparedData) -> dict[str, Any]:
+    """Digests, counts and licences of the data, without the list of documents."""
+    counts = Counter((d["domain"], d["source"], d["licence"]) for d in data.documents)
+    return {
+        "digest": data.digest,
+        "corpus": data.manifest["corpus"],
+        "corpus_digest": data.manifest["corpus_digest"],
+        "tokenizer_digest": data.manifest["tokenizer_digest"],
+        "block_size": data.manifest["block_size"],
+        "domains": list(data.domains),
+        "blocks_per_domain": data.manifest["blocks_per_domain"],
+        "tokens": data.manifest["tokens"],
+        "sources": [
+            {"domain": domain, "source": source, "licence": licence, "documents": documents}
+            for (domain, source, licence), documents in counts.items()
+        ],
+        "record": data.manifest["corpus_record"],
+    }
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, with `+` for uncommitted changes; None when installed."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", str(folder)) else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def save_ancestor(folder: Path, ancestor: dict[str, torch.Tensor]) -> None:
+    """Keep the MLPs that the experts came from, for analyses that revert an expert to it."""
+    save_file(ancestor, folder / ANCESTOR)

@@ -1,0 +1,157 @@
+"""A suite on this machine: the data prepared once, then every arm and seed, one after another or side by side."""
+
+import json
+import signal
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import replace
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from typing import Any
+
+from moe_emergence.config import RunConfig, from_dict, to_dict
+from moe_emergence.data.blocks import load_prepared, prepared_folder
+from moe_emergence.data.corpora import load_corpus
+from moe_emergence.errors import ConfigError, RunDirectoryError
+from moe_emergence.experiments.suites import Suite
+from moe_emergence.models.base import load_tokenizer
+from moe_emergence.models.cost import run_cost
+from moe_emergence.tracking.console import RunConsole
+from moe_emergence.training.interrupt import StopRequest, stop_requests
+from moe_emergence.training.loop import RunSummary, train
+from moe_emergence.training.run_directory import RunDirectory, write_json
+
+SUITE = "suite.json"
+
+
+def run_suite(
+    suite: Suite,
+    folder: Path,
+    *,
+    seeds: Sequence[int],
+    workers: int = 1,
+    console: RunConsole | None = None,
+    command: str = "",
+) -> list[RunSummary]:
+    """Train every arm with every seed in `folder`/arm/seed-n; finished runs stay, unfinished ones go on.
+
+    With one worker the arms run here, one after another; with more, side by side in processes of one thread each.
+
+    Raises:
+        RunDirectoryError: `folder` holds another suite, or this one with other settings.
+        Interrupted: on Ctrl-C; the same call goes on from there.
+    """
+    console = console or RunConsole()
+    configs = [_config(arm.config, seed, workers) for seed in seeds for arm in suite.arms]
+    _claim(suite, folder, configs, command)
+    data = _prepare(configs, folder / "data", console)
+    if workers <= 1:
+        return [
+            train(config, _run_folder(folder, config), data=load_prepared(data), resume=True, console=console)
+            for config in configs
+        ]
+    return _side_by_side(configs, folder, data, workers, console)
+
+
+def _config(config: RunConfig, seed: int, workers: int) -> RunConfig:
+    """The arm's run of one seed; runs side by side get one thread each unless told otherwise."""
+    execution = config.execution
+    if workers > 1 and execution.threads is None:
+        execution = replace(execution, threads=1)
+    return replace(config, seed=seed, execution=execution)
+
+
+def _run_folder(folder: Path, config: RunConfig) -> Path:
+    return folder / config.name / f"seed-{config.seed}"
+
+
+def _claim(suite: Suite, folder: Path, configs: Sequence[RunConfig], command: str) -> None:
+    """Refuse a folder that other runs live in, before anything is trained; then write down what the suite is."""
+    if folder.exists() and any(folder.iterdir()) and not (folder / SUITE).exists():
+        raise RunDirectoryError(f"{folder} is not empty and holds no suite: choose another folder with --out")
+    if (folder / SUITE).exists():
+        held = json.loads((folder / SUITE).read_text("utf-8"))["name"]
+        if held != suite.name:
+            raise RunDirectoryError(f"{folder} holds the suite {held!r}, not {suite.name!r}: choose another folder")
+    for config in configs:
+        run = _run_folder(folder, config)
+        if (run / "config.json").exists():
+            RunDirectory.reopen(run, config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / SUITE, describe(suite, sorted({config.seed for config in configs}), command))
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write the suite to {folder}: {error.strerror}") from error
+
+
+def describe(suite: Suite, seeds: Sequence[int], command: str) -> dict[str, Any]:
+    """What `suite.json` says: the arms, and in which fields each differs from its baseline."""
+    return {
+        "suite": suite.name,
+        "name": suite.name,
+        "question": suite.question,
+        "conclusive": suite.conclusive,
+        "note": suite.note,
+        "seeds": list(seeds),
+        "command": command,
+        "arms": [
+            {
+                "name": arm.name,
+                "question": arm.config.question,
+                "baseline": arm.baseline,
+                "changes": {name: list(values) for name, values in suite.changes(arm).items()},
+            }
+            for arm in suite.arms
+        ],
+    }
+
+
+def _prepare(configs: Sequence[RunConfig], cache: Path, console: RunConsole) -> Path:
+    """The folder of the one prepared corpus that all runs read."""
+    wanted = {(config.base, config.data) for config in configs}
+    if len(wanted) != 1:
+        raise ConfigError("the arms of a suite must share one base and one data configuration")
+    ((base, data),) = wanted
+    console.note(f"data: reading and packing {data.corpus}")
+    return prepared_folder(load_corpus(data.corpus), load_tokenizer(base), data, cache)
+
+
+def _side_by_side(
+    configs: Sequence[RunConfig], folder: Path, data: Path, workers: int, console: RunConsole
+) -> list[RunSummary]:
+    with stop_requests() as stop, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        jobs = [pool.submit(_run_arm, to_dict(config), str(folder), str(data)) for config in configs]
+        waiting = set(jobs)
+        while waiting:
+            finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            failed = [job for job in finished if not job.cancelled() and job.exception() is not None]
+            for job in finished - set(failed):
+                console.note(_line(job.result()))
+            if stop or failed:
+                pool.shutdown(wait=False, cancel_futures=True)
+                _stop_children(stop)
+                return [job.result() for job in [*failed, *jobs]]  # raises what the first one raised
+    return [job.result() for job in jobs]
+
+
+def _line(summary: RunSummary) -> str:
+    return (
+        f"{summary.folder}: {summary.reason} at step {summary.steps}, LM loss {summary.lm_loss_macro:.4f} (test, macro)"
+    )
+
+
+def _stop_children(stop: StopRequest) -> None:
+    """Ask running arms to stop at their next step; a terminal's Ctrl-C has reached them already."""
+    if stop.signal != signal.SIGINT:
+        for child in active_children():
+            child.terminate()
+
+
+def _run_arm(values: dict[str, Any], folder: str, data: str) -> RunSummary:
+    config = from_dict(values)
+    return train(config, _run_folder(Path(folder), config), data=load_prepared(Path(data)), resume=True)
+
+
+def dry_run(suite: Suite) -> list[dict[str, Any]]:
+    """What each arm would cost, from configurations alone: no weights are made."""
+    return [{"arm": arm.name} | run_cost(arm.config) for arm in suite.arms]
