@@ -8,7 +8,7 @@ from moe_emergence.analysis.losses import ArmRow
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.findings import slots
-from moe_emergence.report.numbers import count, difference, listed, loss, number_list, percent, plural
+from moe_emergence.report.numbers import count, decimal, difference, listed, loss, number_list, percent, plural
 
 NO_CLAIM = (
     "A heatmap alone proves nothing: a random gate on these hidden states also separates domains, so this page shows "
@@ -67,12 +67,17 @@ def _against(gap: float, dense: str | None) -> str:
 
 
 def _balance(routing: Sequence[RoutingRow]) -> Iterator[str]:
-    for arm in dict.fromkeys(row.arm for row in routing):
-        top = max((row for row in routing if row.arm == arm), key=lambda row: row.max_load)
-        yield (
-            f"{arm}: the busiest expert takes {percent(top.max_load)} of the {slots(top)} in layer {top.layer} "
-            f"(equal shares: {percent(1 / top.experts)}), max violation {top.max_violation:.2f}."
-        )
+    busiest = [
+        max((row for row in routing if row.arm == arm), key=lambda row: row.max_load)
+        for arm in dict.fromkeys(row.arm for row in routing)
+    ]
+    if busiest:
+        yield f"The busiest expert takes, in {listed([_busiest(row) for row in busiest])}."
+
+
+def _busiest(row: RoutingRow) -> str:
+    ratio = decimal(row.max_violation + 1)
+    return f"{row.arm}, {percent(row.max_load)} of layer {row.layer}'s {slots(row)} ({ratio} times an equal share)"
 
 
 def _collapse(suite: Suite, routing: Sequence[RoutingRow]) -> Iterator[str]:
@@ -88,7 +93,7 @@ def _collapse(suite: Suite, routing: Sequence[RoutingRow]) -> Iterator[str]:
         quiet += [] if found else [arm]
         yield from found
     if quiet:
-        yield f"No sign of collapse in {listed(quiet)}: no hot and no dead expert at the end, and no alarm in training."
+        yield f"Not found in {listed(quiet)}: no alarm in training, no hot and no dead expert at the end."
 
 
 def _layer_collapse(run: Run, row: RoutingRow, *, several: bool) -> Iterator[str]:
@@ -96,11 +101,11 @@ def _layer_collapse(run: Run, row: RoutingRow, *, several: bool) -> Iterator[str
     if not (events or row.hot or row.dead):
         return
     where = f"{run.arm}{f', seed {run.seed}' if several else ''}, layer {row.layer}"
-    said = f"found collapsed in training at step {count(events[0].step)}" if events else "no collapse found in training"
-    ended = f"; healthy again by step {count(row.step)}" if events and row.detector == "healthy" else ""
+    ended = ", ended since" if row.detector == "healthy" else ""
+    said = f"Found in {where} (training step {count(events[0].step)}{ended})" if events else f"No alarm in {where}"
     yield (
-        f"{where}: {said}{ended}; on test at step {count(row.step)}, hot experts: {number_list(row.hot)}, "
-        f"dead experts: {number_list(row.dead)} ({len(row.dead)} of {row.experts})."
+        f"{said}; on test at step {count(row.step)}, hot experts: {number_list(row.hot)}; dead experts: "
+        f"{number_list(row.dead)} ({len(row.dead)} of {row.experts})."
     )
 
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from moe_emergence.analysis.balance import RoutingRow
 from moe_emergence.analysis.evolution import LoadPoint, LossPoint, RoutingPoint
-from moe_emergence.report.numbers import GAP, number_list, percent
+from moe_emergence.report.numbers import GAP, number_list
 from moe_emergence.report.style import DEAD, HOT, ORDINARY, arm_styles, label, new_figure
 
 Styles = Mapping[str, Mapping[str, Any]]
@@ -30,10 +30,13 @@ class Legend:
         return arm_styles(self.arms, self.dense)
 
 
-def load_curves(points: Sequence[LoadPoint], routing: Sequence[RoutingRow]) -> Figure:
+def load_curves(points: Sequence[LoadPoint], routing: Sequence[RoutingRow], top: float) -> Figure:
     """One panel a layer (and seed) of one arm: each expert's share of the training assignments over steps.
 
     Experts that are hot or dead at the last step on test are coloured; the dashed line is the uniform share 1/E.
+
+    Args:
+        top: where the axis ends, over all arms that are to be compared.
     """
     panels = [(key, list(rows)) for key, rows in groupby(points, key=lambda point: (point.seed, point.layer))]
     seeds = len({seed for (seed, _), _ in panels})
@@ -43,7 +46,7 @@ def load_curves(points: Sequence[LoadPoint], routing: Sequence[RoutingRow]) -> F
         _draw_loads(axis, rows, flagged)
         marks = f"hot: {number_list(flagged.hot)}; dead: {number_list(flagged.dead)}"
         axis.set_title(f"layer {layer}" + (f", seed {seed}" if seeds > 1 else "") + f" ({label(marks, 44)})")
-    axes[0].set_ylim(0, 1.02 * max(point.load for point in points))
+    axes[0].set_ylim(0, top)
     for axis in axes:
         axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=f"{GAP}%"))
     return figure
@@ -58,12 +61,12 @@ def _draw_loads(axis: Any, rows: Sequence[LoadPoint], flagged: RoutingRow) -> No
         axis.plot([row.step for row in line], [row.load for row in line], color=colour, linewidth=width)
     axis.axhline(rows[0].uniform, color="black", linestyle="--", linewidth=0.9)
     axis.annotate(
-        f"1/E = {percent(rows[0].uniform)}",
+        "1/E",
         (1, rows[0].uniform),
         xycoords=("axes fraction", "data"),
-        xytext=(-2, 3),
+        xytext=(2, 0),
         textcoords="offset points",
-        ha="right",
+        va="center",
         fontsize=8,
     )
     axis.set_ylabel("load")

@@ -49,8 +49,8 @@ def _share_drawings(tables: Tables) -> Iterator[Drawing]:
             reading=(
                 "Each row is a domain and sums to 100 %: the share of its assignments that goes to each expert, on "
                 f"test at step {count(shares[0].step)} (n = {count(routing[0].assignments)} assignments a layer). "
-                f"White is the uniform share {percent(shares[0].uniform)}, orange above, purple below, on one scale "
-                "for all arms."
+                f"Numbers: %. White is the uniform share {percent(shares[0].uniform)}, orange above, purple below, on "
+                "one scale for all arms."
             ),
             make=partial(share_heatmaps, shares, routing, limit),
         )
@@ -58,6 +58,7 @@ def _share_drawings(tables: Tables) -> Iterator[Drawing]:
 
 def _routing_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     legend = Legend([arm.name for arm in suite.arms], suite.dense)
+    top = 1.04 * max((point.load for point in tables.load_over_steps), default=1.0)
     for arm in dict.fromkeys(point.arm for point in tables.load_over_steps):
         points = [point for point in tables.load_over_steps if point.arm == arm]
         routing = [row for row in tables.routing if row.arm == arm]
@@ -68,9 +69,10 @@ def _routing_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
             reading=(
                 f"One line an expert: its share of the training step's assignments{_averaged(points[0].steps)}. "
                 f"Orange: hot at the end on test (excess above {decimal(HOT_EXCESS)}); blue: dead (below "
-                f"{percent(DEAD_SHARE)} of the uniform share, which is dashed); grey: neither."
+                f"{percent(DEAD_SHARE)} of the uniform share 1/E = {percent(points[0].uniform)}, dashed); grey: "
+                "neither. One scale for all arms."
             ),
-            make=partial(load_curves, points, routing),
+            make=partial(load_curves, points, routing, top),
         )
     if any(point.maximum > 0 for point in tables.entropy_over_steps):
         yield from _entropy_drawings(tables, legend)

@@ -15,6 +15,8 @@ from moe_emergence.report.style import DIVERGING, WIDTH, label, new_figure
 
 CELL_TEXT_EXPERTS = 16
 """Up to this many experts each cell is wide enough for its number."""
+WIDE_CELL_EXPERTS = 10
+"""Up to this many, for a decimal too."""
 
 
 def colour_limit(shares: Sequence[ShareRow]) -> float:
@@ -53,6 +55,11 @@ def _heatmap(axis: Any, rows: Sequence[ShareRow], flagged: RoutingRow, limit: fl
         ratios = np.log2(values / rows[0].uniform).clip(-limit, limit)
     image = axis.imshow(ratios, cmap=DIVERGING, norm=Normalize(-limit, limit), aspect="auto")
     axis.grid(False)
+    axis.spines[:].set_visible(False)
+    for edge in range(1, max(values.shape)):
+        axis.axhline(edge - 0.5, color="white", linewidth=1.2)
+        axis.axvline(edge - 0.5, color="white", linewidth=1.2)
+    axis.set(xlim=(-0.5, values.shape[1] - 0.5), ylim=(len(domains) - 0.5, -0.5))
     axis.set_yticks(range(len(domains)), [label(domain) for domain in domains])
     axis.tick_params(length=0)
     _expert_ticks(axis, flagged)
@@ -71,13 +78,12 @@ def _expert_ticks(axis: Any, flagged: RoutingRow) -> None:
 def _write_cells(axis: Any, values: Any, ratios: Any, limit: float) -> None:
     for (row, column), share in np.ndenumerate(values):
         colour = "white" if abs(ratios[row, column]) > 0.62 * limit else "black"
-        axis.text(column, row, _cell_text(share), ha="center", va="center", color=colour, fontsize=8)
+        axis.text(column, row, _cell_text(share, values.shape[1]), ha="center", va="center", color=colour, fontsize=8)
 
 
-def _cell_text(share: float) -> str:
-    """Per cent without the sign: `12`, `0.4`, `0`."""
-    hundredths = 100 * share
-    return f"{hundredths:.0f}" if hundredths >= 1 or hundredths == 0 else f"{hundredths:.1f}"
+def _cell_text(share: float, experts: int) -> str:
+    """Per cent without the sign: `12.5`, `0`; without decimals where cells are narrow."""
+    return f"{100 * share:.0f}" if share == 0 or share == 1 or experts > WIDE_CELL_EXPERTS else f"{100 * share:.1f}"
 
 
 def _colour_bar(figure: Figure, image: Any, axes: Any, limit: float, uniform: float) -> None:
@@ -85,7 +91,7 @@ def _colour_bar(figure: Figure, image: Any, axes: Any, limit: float, uniform: fl
     ticks = sorted({*powers, 0})
     bar = figure.colorbar(image, ax=list(axes), location="bottom", shrink=0.9, aspect=40, pad=0.02)
     bar.set_ticks(ticks, labels=[_ratio(power) for power in ticks])
-    bar.set_label(f"share ÷ uniform share (white: 1/E = {percent(uniform)}); numbers: % of the domain")
+    bar.set_label(f"share ÷ uniform share, 1/E = {percent(uniform)}")
     bar.outline.set_visible(False)
     bar.ax.axvline(0, color="black", linewidth=1)
 

@@ -14,6 +14,7 @@ from moe_emergence.analysis.tables import Tables, make_tables, write_csv
 from moe_emergence.report import numbers
 from moe_emergence.report.answer import NO_CLAIM, answers, too_short
 from moe_emergence.report.drawings import drawings
+from moe_emergence.report.findings import audit_finding
 from moe_emergence.report.page_tables import page_tables
 from moe_emergence.report.pictures import keep
 
@@ -45,9 +46,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["plain"] = plain
+    environment.filters["readable"] = _readable
     environment.tests["group"] = lambda value: isinstance(value, Mapping)
     return environment
+
+
+def _readable(value: Any) -> str:
+    return numbers.count(value) if isinstance(value, int) and not isinstance(value, bool) else plain(value)
 
 
 def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
@@ -62,19 +67,19 @@ def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
         "pictures": [keep(drawing, suite.folder / FIGURES) for drawing in drawings(suite, tables)],
         "data": _data_facts(suite),
         "record": _data_record(suite),
+        "audit": audit_finding(tables.format_audit) if tables.format_audit else "",
         "facts": _facts(suite, tables),
         "environments": _environments(suite.runs),
     }
 
 
-def _data_facts(suite: Suite) -> dict[str, str]:
+def _data_facts(suite: Suite) -> dict[str, Any]:
     if not suite.runs:
         return {}
     data = suite.runs[0].manifest.data
     return {
         "corpus": data.corpus,
         "domains": plain(data.domains),
-        "blocks a domain": plain(data.blocks_per_domain),
         "corpus digest (sha256)": data.corpus_digest,
         "digest of the prepared data (sha256)": data.digest,
     }
@@ -85,19 +90,19 @@ def _data_record(suite: Suite) -> dict[str, Any]:
     if not suite.runs:
         return {}
     data = suite.runs[0].manifest.data
-    return {"tokens": data.tokens} | {key: value for key, value in data.record.items() if key != "format_audit"}
+    counts = {"tokens": data.tokens, "blocks a domain": data.blocks_per_domain}
+    return counts | {key: value for key, value in data.record.items() if key != "format_audit"}
 
 
-def _facts(suite: Suite, tables: Tables) -> dict[str, str]:
+def _facts(suite: Suite, tables: Tables) -> dict[str, Any]:
     peaks = [row.peak_memory_mib for row in tables.costs if row.peak_memory_mib is not None]
     base = suite.runs[0].manifest.base if suite.runs else {}
     return {
-        "command": suite.command,
         "folder": suite.folder.name,
         "seeds": plain(suite.seeds),
         "time of all runs together": numbers.seconds(sum(row.training + row.recording for row in tables.costs)),
         "peak memory of one process": f"{numbers.count(max(peaks, default=None))} MiB",
-    } | {f"base: {key}": plain(value) for key, value in base.items()}
+    } | {f"base: {key}": value for key, value in base.items()}
 
 
 def _environments(runs: tuple[Run, ...]) -> list[tuple[str, dict[str, str]]]:

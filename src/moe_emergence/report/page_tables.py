@@ -187,7 +187,7 @@ def _costs_table(tables: Tables) -> PageTable:
         Column(title="seed", field="seed", show=n.count),
         Column(title="training", field="training", show=n.seconds),
         Column(title="evaluation and traces", field="recording", show=n.seconds),
-        Column(title="share of the time", field="recording_share", show=n.percent),
+        Column(title="its share", field="recording_share", show=n.percent),
         Column(title="tokens a second", field="tokens_per_second", show=n.count),
         Column(title="peak memory, MiB", field="peak_memory_mib", show=n.count),
     ]

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 WIDTH = 4.8
@@ -15,7 +17,10 @@ ARM_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",
 DENSE_COLOUR = "#222222"
 DASHES = ("-", "--", "-.", ":")
 HOT, DEAD, ORDINARY = "#D55E00", "#0072B2", "#a8a8a8"
-DIVERGING = "PuOr_r"
+DIVERGING = LinearSegmentedColormap.from_list(
+    "below-and-above",
+    matplotlib.colormaps["PuOr_r"](np.linspace(0.1, 0.9, 256)),  # the ends are too dark to tell apart
+)
 """Purple below the uniform baseline, orange above."""
 
 _SETTINGS: dict[str, Any] = {
@@ -60,10 +65,16 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
 
 
 def add_title(figure: Figure, title: str) -> None:
-    """Put `title` above the figure, wrapped, making the room it needs."""
-    lines = textwrap.wrap(title, int(figure.get_figwidth() * 11))
-    figure.set_figheight(figure.get_figheight() + 0.19 * len(lines) + 0.05)
-    figure.suptitle("\n".join(lines), x=0.015, ha="left", fontsize=10, fontweight="bold")
+    """Put `title` above a figure that has been drawn, wrapped, in room made for it; nothing else moves."""
+    lines = textwrap.wrap(label(title, len(title)), int(figure.get_figwidth() * 11))
+    before = figure.get_figheight()
+    after = before + 0.18 * len(lines) + 0.1
+    places = [(axes, axes.get_position()) for axes in figure.axes]
+    figure.set_layout_engine("none")
+    figure.set_figheight(after)
+    for axes, box in places:
+        axes.set_position([box.x0, box.y0 * before / after, box.width, box.height * before / after])
+    figure.text(0.015, 1 - 0.07 / after, "\n".join(lines), ha="left", va="top", fontsize=10, fontweight="bold")
 
 
 def label(name: str, longest: int = 18) -> str:
