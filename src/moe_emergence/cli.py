@@ -69,6 +69,7 @@ def _run(arguments: list[str]) -> int:
         print(f"moe-emergence {__version__}")
     else:
         _call(command, rest)
+    sys.stdout.flush()  # a reader that has gone shows here, not after the end
     return 0
 
 

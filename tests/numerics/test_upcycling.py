@@ -58,7 +58,7 @@ def test_receipt_shows_a_difference_when_there_is_one(make_dense, tokens) -> Non
     assert receipt.relative_logit_difference > 1e-2
     assert receipt.kl_nats > 1e-3
     assert receipt.lm_loss_difference == pytest.approx(receipt.upcycled_lm_loss - receipt.dense_lm_loss)
-    assert receipt.dense_lm_loss == pytest.approx(float(dense(input_ids=tokens, labels=tokens).loss), rel=1e-6)
+    assert receipt.dense_lm_loss == pytest.approx(dense(input_ids=tokens, labels=tokens).loss.item(), rel=1e-6)
     assert set(receipt.to_dict()) >= {"parameters_total", "parameters_dense", "parameters_active"}
 
 

@@ -30,6 +30,7 @@ def read_suite(folder: Path) -> Suite:
     suite = read_json(folder / SUITE)
     arms = tuple(_arm(fields) for fields in suite.groups("arms"))
     seeds = suite.wholes("seeds")
+    _refuse_empty_or_twice([arm.name for arm in arms], seeds, suite.where)
     found = [_read_run(folder, arm.name, seed) for arm in arms for seed in seeds]
     runs = tuple(run for run in found if isinstance(run, Run))
     _refuse_different_data(runs)
@@ -62,6 +63,15 @@ def _arm(fields: Fields) -> Arm:
         changes={field: (before, after) for field, (before, after) in pairs.items()},
         baseline=fields.optional_text("baseline"),
     )
+
+
+def _refuse_empty_or_twice(arms: list[str], seeds: tuple[int, ...], where: str) -> None:
+    if not arms or not seeds:
+        raise AnalysisError(f"{where}: 'arms' and 'seeds' must not be empty")
+    for key, names in (("arms", arms), ("seeds", list(seeds))):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise AnalysisError(f"{where}: {key!r} names {twice!r} twice")
 
 
 def _read_run(suite: Path, arm: str, seed: int) -> Run | MissingRun:

@@ -23,7 +23,7 @@ def load_trained(folder: Path) -> "tuple[Any, Tokenizer]":
 
     import moe_emergence.models.gpt2_moe  # noqa: F401 (registers the architecture)
 
-    transformers.utils.logging.disable_progress_bar()
+    silence_transformers()
     weights, tokenizer = _places(folder)
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -32,6 +32,14 @@ def load_trained(folder: Path) -> "tuple[Any, Tokenizer]":
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"cannot load the model in {weights}: {str(error).splitlines()[0]}") from error
     return model.eval(), tokenizer
+
+
+def silence_transformers() -> None:
+    """No progress bars of its own: what is loaded or written here takes a moment."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _places(folder: Path) -> "tuple[Path, Tokenizer]":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_emergence.commands.arguments import Command
 from moe_emergence.commands.fields import build_run, fields_of
+from moe_emergence.commands.models import silence_transformers
 from moe_emergence.commands.printing import print_rows
 from moe_emergence.config import EMBEDDED, MoEConfig, RunConfig, flat
 from moe_emergence.errors import RunDirectoryError
@@ -51,6 +52,7 @@ def _upcycle(config: RunConfig, folder: Path) -> dict[str, Any]:
     from moe_emergence.models.upcycle import upcycle, upcycle_receipt
 
     assert config.moe is not None
+    silence_transformers()
     base = load_base(config.base)
     model = upcycle(base.model, config.moe, seed=config.seed)
     receipt = upcycle_receipt(base.model, model, _batch(base)).to_dict()

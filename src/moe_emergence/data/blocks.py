@@ -91,12 +91,13 @@ def _epoch_order(seed: int, epoch: int, blocks: int) -> NDArray[np.int64]:
 
 
 def token_byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
-    """[vocabulary] bytes of text each token stands for: byte-level BPE writes one character a byte."""
-    special = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    """[vocabulary] bytes of text each token stands for: byte-level BPE writes one character a byte, an added token is
+    written as it reads, and a special one stands for no text."""
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     lengths = np.zeros(max(vocabulary.values()) + 1, dtype=np.int64)
-    for token, index in vocabulary.items():
-        lengths[index] = 0 if token in special else len(token)
+    lengths[list(vocabulary.values())] = list(map(len, vocabulary))
+    for index, token in tokenizer.get_added_tokens_decoder().items():
+        lengths[index] = 0 if token.special else len(token.content.encode())
     return lengths
 
 
@@ -104,10 +105,11 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
     """Encode, pack and balance every split of `corpus`, and choose the probe documents.
 
     Raises:
-        DataError: a vocabulary above 65,536 entries, or a domain too small for one block in some split.
+        DataError: token ids above 65,535, a domain too small for one block in some split, or a probe too small.
     """
-    if tokenizer.get_vocab_size(with_added_tokens=True) > 1 << 16:
-        raise DataError(f"the tokenizer has {tokenizer.get_vocab_size()} entries; at most 65,536 can be stored")
+    token_bytes = token_byte_lengths(tokenizer)
+    if len(token_bytes) > 1 << 16:
+        raise DataError(f"the tokenizer has ids up to {len(token_bytes) - 1}; at most 65535 can be stored")
     end_of_text = end_of_text_id(tokenizer)
     encoded = {
         split: [_encoded_domain(corpus, tokenizer, split, domain) for domain in corpus.domains] for split in SPLITS
@@ -159,7 +161,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
         test=splits["test"],
         probe=_probe(encoded["test"], config, end_of_text),
         documents=documents,
-        token_bytes=token_byte_lengths(tokenizer),
+        token_bytes=token_bytes,
         tokenizer=tokenizer,
         digest=_digest(corpus.digest, tokenizer, config),
         manifest=manifest,
@@ -194,10 +196,14 @@ def _packed_domain(
 
 def _probe(encoded: Sequence[list[tuple[int, list[int]]]], config: DataConfig, end_of_text: int) -> Probe:
     """Document beginnings in a seeded order until each domain has its share of tokens; the last is cut to fit."""
-    size = config.block_size
+    size, domains = config.block_size, len(encoded)
+    if config.probe_tokens < domains:
+        raise DataError(
+            f"data.probe_tokens must be at least {domains}, one for each domain; got {config.probe_tokens}"
+        )
     beginnings = [[(index, ids[:size]) for index, ids in domain if ids] for domain in encoded]
     available = min(sum(len(ids) for _, ids in domain) for domain in beginnings)
-    share = min(config.probe_tokens // len(beginnings), available)
+    share = min(config.probe_tokens // domains, available)
     chosen: list[tuple[int, int, list[int]]] = []
     for number, domain in enumerate(beginnings):
         left = share
@@ -256,11 +262,13 @@ def load_prepared(folder: Path) -> PreparedData:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        found = hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest()
-    except (OSError, ValueError) as error:
-        raise DataError(f"no prepared data in {folder}: {error}") from error
-    if found != manifest["sha256"]:
-        raise DataError(f"{folder / TENSORS} has changed since it was prepared: delete {folder} and run again")
+        found = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (TENSORS, TOKENIZER)}
+        recorded = {TENSORS: manifest["sha256"], TOKENIZER: manifest["tokenizer_digest"]}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(f"no prepared data in {folder} ({error}): delete it and run again") from error
+    changed = [name for name in recorded if found[name] != recorded[name]]
+    if changed:
+        raise DataError(f"{folder / changed[0]} has changed since it was prepared: delete {folder} and run again")
     with safe_open(folder / TENSORS, framework="numpy") as tensors:
         read = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (not a mapping)
     parts = {

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from moe_emergence.errors import DataError
+
 END_OF_TEXT = "<|endoftext|>"
 
 
@@ -30,10 +32,14 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
 
 
 def end_of_text_id(tokenizer: Tokenizer) -> int:
-    """The id of the token that closes each document."""
+    """The id of the token that closes each document.
+
+    Raises:
+        DataError: the tokenizer has none.
+    """
     token = tokenizer.token_to_id(END_OF_TEXT)
     if token is None:
-        raise ValueError(f"the tokenizer has no {END_OF_TEXT} token")
+        raise DataError(f"the tokenizer has no {END_OF_TEXT} token, which closes each document: choose another base")
     return int(token)
 
 

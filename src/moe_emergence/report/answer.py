@@ -7,7 +7,7 @@ from moe_emergence.analysis.balance import RoutingRow
 from moe_emergence.analysis.losses import ArmRow
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.tables import Tables
-from moe_emergence.report.findings import slots
+from moe_emergence.report.findings import place, slots
 from moe_emergence.report.numbers import count, decimal, difference, listed, loss, number_list, percent, plural
 
 NO_CLAIM = (
@@ -72,12 +72,12 @@ def _balance(routing: Sequence[RoutingRow]) -> Iterator[str]:
         for arm in dict.fromkeys(row.arm for row in routing)
     ]
     if busiest:
-        yield f"The busiest expert takes, in {listed([_busiest(row) for row in busiest])}."
+        yield f"The busiest expert of each arm takes: {listed([_busiest(row, routing) for row in busiest])}."
 
 
-def _busiest(row: RoutingRow) -> str:
-    ratio = decimal(row.max_violation + 1)
-    return f"{row.arm}, {percent(row.max_load)} of layer {row.layer}'s {slots(row)} ({ratio} times an equal share)"
+def _busiest(row: RoutingRow, routing: Sequence[RoutingRow]) -> str:
+    share = f"{percent(row.max_load)} of the {slots(row)} in {place(row, routing)}"
+    return f"{row.arm} {share} ({decimal(row.max_violation + 1)} times an equal share)"
 
 
 def _collapse(suite: Suite, routing: Sequence[RoutingRow]) -> Iterator[str]:
@@ -93,7 +93,7 @@ def _collapse(suite: Suite, routing: Sequence[RoutingRow]) -> Iterator[str]:
         quiet += [] if found else [arm]
         yield from found
     if quiet:
-        yield f"Not found in {listed(quiet)}: no alarm in training, no hot and no dead expert at the end."
+        yield f"None found in {listed(quiet)}: no alarm in training, no hot and no dead expert at the end."
 
 
 def _layer_collapse(run: Run, row: RoutingRow, *, several: bool) -> Iterator[str]:
@@ -101,11 +101,12 @@ def _layer_collapse(run: Run, row: RoutingRow, *, several: bool) -> Iterator[str
     if not (events or row.hot or row.dead):
         return
     where = f"{run.arm}{f', seed {run.seed}' if several else ''}, layer {row.layer}"
-    ended = ", ended since" if row.detector == "healthy" else ""
-    said = f"Found in {where} (training step {count(events[0].step)}{ended})" if events else f"No alarm in {where}"
+    signs = "signs of collapse at the end" if row.hot else "dead experts at the end"
+    said = f"collapse found in training at step {count(events[0].step)}" if events else f"{signs}, no alarm in training"
+    ended = ", ended since" if events and row.detector == "healthy" else ""
     yield (
-        f"{said}; on test at step {count(row.step)}, hot experts: {number_list(row.hot)}; dead experts: "
-        f"{number_list(row.dead)} ({len(row.dead)} of {row.experts})."
+        f"{where}: {said}{ended}; on test at step {count(row.step)}, hot experts: {number_list(row.hot)}; dead "
+        f"experts: {number_list(row.dead)} ({len(row.dead)} of {row.experts})."
     )
 
 

@@ -1,5 +1,6 @@
 """Quantities over training steps: functions from a table to a figure."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -158,4 +159,9 @@ def _mean_line(lines: Sequence[tuple[list[int], list[float]]]) -> tuple[list[int
 def _add_legend(figure: Figure, axes: Any, legend: Legend, drawn: set[str]) -> None:
     arms = [arm for arm in legend.arms if arm in drawn]
     handles = [axes[0].plot([], [], **legend.styles()[arm])[0] for arm in arms]
-    figure.legend(handles, [label(arm) for arm in arms], loc="outside lower left", ncols=min(4, len(arms)))
+    figure.legend(handles, [label(arm) for arm in arms], loc="outside lower left", ncols=_columns(len(arms)))
+
+
+def _columns(entries: int) -> int:
+    """Columns of a legend: at most four, rows as even as can be."""
+    return math.ceil(entries / math.ceil(entries / 4))

@@ -10,7 +10,7 @@ from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import findings
 from moe_emergence.report.curves import Legend, domain_loss_curves, entropy_curves, load_curves, loss_curves
-from moe_emergence.report.heatmaps import colour_limit, share_heatmaps
+from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS, colour_limit, share_heatmaps
 from moe_emergence.report.numbers import count, decimal, percent, plural
 from moe_emergence.routing import DEAD_SHARE, HOT_EXCESS
 
@@ -42,6 +42,7 @@ def _share_drawings(tables: Tables) -> Iterator[Drawing]:
     for arm in dict.fromkeys(row.arm for row in tables.shares):
         shares = [row for row in tables.shares if row.arm == arm]
         routing = [row for row in tables.routing if row.arm == arm]
+        numbers = "Numbers: %. " if routing[0].experts <= CELL_TEXT_EXPERTS else ""
         yield Drawing(
             name=f"heatmap-{arm}",
             section="shares",
@@ -49,7 +50,7 @@ def _share_drawings(tables: Tables) -> Iterator[Drawing]:
             reading=(
                 "Each row is a domain and sums to 100 %: the share of its assignments that goes to each expert, on "
                 f"test at step {count(shares[0].step)} (n = {count(routing[0].assignments)} assignments a layer). "
-                f"Numbers: %. White is the uniform share {percent(shares[0].uniform)}, orange above, purple below, on "
+                f"{numbers}White is the uniform share {percent(shares[0].uniform)}, orange above, purple below, on "
                 "one scale for all arms."
             ),
             make=partial(share_heatmaps, shares, routing, limit),
@@ -67,7 +68,7 @@ def _routing_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
             section="routing",
             title=findings.load_finding(routing),
             reading=(
-                f"One line an expert: its share of the training step's assignments{_averaged(points[0].steps)}. "
+                f"One line an expert: its share of a training step's assignments ({_sample(suite, points[0].steps)}). "
                 f"Orange: hot at the end on test (excess above {decimal(HOT_EXCESS)}); blue: dead (below "
                 f"{percent(DEAD_SHARE)} of the uniform share 1/E = {percent(points[0].uniform)}, dashed); grey: "
                 "neither. One scale for all arms."
@@ -75,12 +76,12 @@ def _routing_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
             make=partial(load_curves, points, routing, top),
         )
     if any(point.maximum > 0 for point in tables.entropy_over_steps):
-        yield from _entropy_drawings(tables, legend)
+        yield from _entropy_drawings(suite, tables, legend)
 
 
-def _entropy_drawings(tables: Tables, legend: Legend) -> Iterator[Drawing]:
-    averaged = _averaged(tables.entropy_over_steps[0].steps)
-    where = f"Lines: training tokens of each step{averaged}; title: test text at the last step."
+def _entropy_drawings(suite: Suite, tables: Tables, legend: Legend) -> Iterator[Drawing]:
+    sample = _sample(suite, tables.entropy_over_steps[0].steps)
+    where = f"Lines: training tokens ({sample}); title: test text at the last step."
     yield Drawing(
         name="entropy-per-token",
         section="routing",
@@ -103,8 +104,10 @@ def _entropy_drawings(tables: Tables, legend: Legend) -> Iterator[Drawing]:
     )
 
 
-def _averaged(steps: int) -> str:
-    return "" if steps == 1 else f", averaged over {steps} steps"
+def _sample(suite: Suite, steps: int) -> str:
+    config = suite.runs[0].config
+    tokens = f"n = {count(config.training.batch_size * config.data.block_size)} tokens a step"
+    return tokens if steps == 1 else f"{tokens}, averaged over {steps} steps"
 
 
 def _loss_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:

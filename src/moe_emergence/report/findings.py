@@ -1,11 +1,20 @@
 """What a figure or a table shows, in words with its numbers: every title on the page is computed here."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from moe_emergence.analysis.balance import RoutingRow, ShareRow
 from moe_emergence.analysis.losses import ArmRow
 from moe_emergence.analysis.origins import ALL_FEATURES, AuditRow
 from moe_emergence.report.numbers import decimal, listed, loss, percent, plural
+
+Row = TypeVar("Row", RoutingRow, ShareRow)
+
+
+def place(row: Row, rows: Sequence[Row]) -> str:
+    """`layer 3`, and the seed where the rows are of several: expert numbers of two seeds have nothing in common."""
+    several = len({other.seed for other in rows}) > 1
+    return f"layer {row.layer}{f' of seed {row.seed}' if several else ''}"
 
 
 def share_finding(shares: Sequence[ShareRow]) -> str:
@@ -13,7 +22,7 @@ def share_finding(shares: Sequence[ShareRow]) -> str:
     top = max(shares, key=lambda row: row.share / row.uniform)
     ratio = decimal(top.share / top.uniform)
     return (
-        f"{top.arm}: in layer {top.layer}, {percent(top.share)} of {top.domain} goes to expert {top.expert}, "
+        f"{top.arm}: in {place(top, shares)}, {percent(top.share)} of {top.domain} goes to expert {top.expert}, "
         f"{ratio} times the uniform {percent(top.uniform)}"
     )
 
@@ -22,7 +31,7 @@ def load_finding(routing: Sequence[RoutingRow]) -> str:
     """The busiest expert of one arm."""
     top = max(routing, key=lambda row: row.max_load)
     return (
-        f"{top.arm}: the busiest expert of layer {top.layer} takes {percent(top.max_load)} of the {slots(top)}, "
+        f"{top.arm}: the busiest expert of {place(top, routing)} takes {percent(top.max_load)} of the {slots(top)}, "
         f"where an equal share is {percent(1 / top.experts)}"
     )
 
@@ -39,10 +48,12 @@ def confidence_finding(routing: Sequence[RoutingRow]) -> str:
         return "With a single expert there is nothing to be certain of"
     ordered = sorted(known, key=lambda row: row.entropy_per_token_share or 0.0)
     least, most = ordered[0], ordered[-1]
-    text = f"Most certain router: {least.arm}, layer {least.layer}, at {percent(least.entropy_per_token_share)} of ln E"
-    if (most.arm, most.layer) == (least.arm, least.layer):
+    text = (
+        f"Most certain router: {least.arm}, {place(least, known)}, at {percent(least.entropy_per_token_share)} of ln E"
+    )
+    if len(known) == 1:
         return text
-    return f"{text}; least certain: {most.arm}, layer {most.layer}, at {percent(most.entropy_per_token_share)}"
+    return f"{text}; least certain: {most.arm}, {place(most, known)}, at {percent(most.entropy_per_token_share)}"
 
 
 def spread_finding(routing: Sequence[RoutingRow]) -> str:
@@ -50,12 +61,12 @@ def spread_finding(routing: Sequence[RoutingRow]) -> str:
     ordered = sorted(routing, key=lambda row: row.effective_experts / row.experts)
     least, most = ordered[0], ordered[-1]
     text = (
-        f"Least even load: {least.arm}, layer {least.layer}, as if {decimal(least.effective_experts)} of "
+        f"Least even load: {least.arm}, {place(least, routing)}, as if {decimal(least.effective_experts)} of "
         f"{least.experts} experts shared it"
     )
-    if (most.arm, most.layer) == (least.arm, least.layer):
+    if len(routing) == 1:
         return text
-    return f"{text}; most even: {most.arm}, layer {most.layer}, {decimal(most.effective_experts)}"
+    return f"{text}; most even: {most.arm}, {place(most, routing)}, {decimal(most.effective_experts)}"
 
 
 def loss_finding(arms: Sequence[ArmRow]) -> str:
@@ -87,9 +98,10 @@ def audit_finding(audit: Sequence[AuditRow]) -> str:
     features = listed([row.feature for row in last if row.feature != ALL_FEATURES])
     together = next(row for row in last if row.feature == ALL_FEATURES)
     return (
-        f"From a document's surface alone ({features}), a classifier names the domain of {percent(together.accuracy)} of "
-        f"{plural(together.documents, 'document')} {together.stage}; naming the largest domain always would be right for "
-        f"{percent(together.chance)}. The closer to 100 %, the more a router could separate domains by format alone."
+        f"From a document's surface alone ({features}), a classifier names the domain of {percent(together.accuracy)} "
+        f"of {plural(together.documents, 'document')} {together.stage}; naming the largest domain always would be "
+        f"right for {percent(together.chance)}. The closer to {percent(1)}, the more a router could separate domains "
+        "by format alone."
     )
 
 

@@ -101,7 +101,7 @@ def _facts(suite: Suite, tables: Tables) -> dict[str, Any]:
         "folder": suite.folder.name,
         "seeds": plain(suite.seeds),
         "time of all runs together": numbers.seconds(sum(row.training + row.recording for row in tables.costs)),
-        "peak memory of one process": f"{numbers.count(max(peaks, default=None))} MiB",
+        "peak memory of one process": f"{numbers.count(max(peaks))}{numbers.GAP}MiB" if peaks else numbers.ABSENT,
     } | {f"base: {key}": value for key, value in base.items()}
 
 

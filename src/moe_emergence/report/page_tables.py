@@ -76,11 +76,7 @@ def arms_table(suite: Suite, tables: Tables) -> PageTable:
     columns = [
         Column(title="arm", field="arm"),
         Column(title="LM loss, mean of domains", field="lm_loss_macro", show=n.loss),
-        *(
-            [Column(title=f"minus {suite.dense}", field="difference_to_dense", show=n.difference)]
-            if suite.dense
-            else []
-        ),
+        *_difference_columns(suite),
         *domains,
         Column(title="runs", field="runs", show=n.count),
         Column(title="tokens trained", field="tokens_trained", show=n.count),
@@ -88,6 +84,11 @@ def arms_table(suite: Suite, tables: Tables) -> PageTable:
         Column(title="used by a token", field="parameters_active", show=n.count),
     ]
     return make_table("arms", "LM loss on test at the last step, nats a token", tables.arms, columns)
+
+
+def _difference_columns(suite: Suite) -> list[Column]:
+    compared = suite.dense is not None and len(suite.arms) > 1
+    return [Column(title=f"minus {suite.dense}", field="difference_to_dense", show=n.difference)] if compared else []
 
 
 def runs_table(suite: Suite, tables: Tables) -> PageTable:
@@ -99,11 +100,7 @@ def runs_table(suite: Suite, tables: Tables) -> PageTable:
         Column(title="steps", field="step", show=n.count),
         Column(title="LM loss, mean of domains", field="lm_loss_macro", show=n.loss),
         Column(title="mean of tokens", field="lm_loss_tokens", show=n.loss),
-        *(
-            [Column(title=f"minus {suite.dense}", field="difference_to_dense", show=n.difference)]
-            if suite.dense
-            else []
-        ),
+        *_difference_columns(suite),
         *(Column(title=f"{d}, bits a byte", field=f"bits_per_byte:{d}", show=n.loss) for d in suite.domains),
     ]
     return make_table("runs", "Every run, on test at its last step", tables.runs, columns)

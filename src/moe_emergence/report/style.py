@@ -9,6 +9,9 @@ import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
+
+from moe_emergence.report.numbers import GAP
 
 WIDTH = 4.8
 """Inches; wider figures could not be read on a phone."""
@@ -22,9 +25,10 @@ DIVERGING = LinearSegmentedColormap.from_list(
     matplotlib.colormaps["PuOr_r"](np.linspace(0.1, 0.9, 256)),  # the ends are too dark to tell apart
 )
 """Purple below the uniform baseline, orange above."""
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans", "Microsoft YaHei", "Hiragino Sans", "WenQuanYi Zen Hei")
+"""matplotlib's own, then what a machine may have for scripts that it lacks."""
 
 _SETTINGS: dict[str, Any] = {
-    "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.titlelocation": "left",
@@ -53,9 +57,11 @@ _SETTINGS: dict[str, Any] = {
 @contextmanager
 def styled() -> Iterator[None]:
     """Figures made and saved inside look alike, whatever the user's own matplotlib settings are."""
+    installed = {font.name for font in fontManager.ttflist}
+    fonts = [name for name in FONTS if name in installed]
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
+        matplotlib.rcParams.update(_SETTINGS | {"font.family": fonts})
         yield
 
 
@@ -73,14 +79,20 @@ def add_title(figure: Figure, title: str) -> None:
     figure.set_layout_engine("none")
     figure.set_figheight(after)
     for axes, box in places:
-        axes.set_position([box.x0, box.y0 * before / after, box.width, box.height * before / after])
+        axes.set_position((box.x0, box.y0 * before / after, box.width, box.height * before / after))
     figure.text(0.015, 1 - 0.07 / after, "\n".join(lines), ha="left", va="top", fontsize=10, fontweight="bold")
 
 
 def label(name: str, longest: int = 18) -> str:
     """A name from the user's data as a figure can show it: one line, printable, cut to `longest` characters."""
-    shown = "".join(character if character.isprintable() else "\ufffd" for character in name)
+    shown = "".join(_printable(character) for character in name)
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def _printable(character: str) -> str:
+    if character.isprintable() or character == GAP:
+        return character
+    return " " if character.isspace() else "\ufffd"
 
 
 def arm_styles(arms: list[str], dense: str | None) -> dict[str, dict[str, Any]]:

@@ -40,7 +40,7 @@ class RunConsole:
         self._run = _Run(name, total_steps, tokens_a_step)
         console = self._console()
         if not console.is_terminal or console.is_dumb_terminal:
-            self.note(f"{name}: {total_steps} steps of {tokens_a_step:,} tokens")
+            self._say(f"{name}: {total_steps} steps of {tokens_a_step:,} tokens")
         elif not self._quiet:
             self._progress = _bar(console)
             self._progress.add_task(name, total=total_steps, measures="")
@@ -52,17 +52,22 @@ class RunConsole:
         if self._progress is not None:
             self._progress.update(self._progress.task_ids[0], completed=step, measures=measures)
         elif self._run.line_is_due(step):
-            self.note(f"{self._run.name}: step {step}/{self._run.total_steps}, {measures}")
+            self._say(f"{self._run.name}: step {step}/{self._run.total_steps}, {measures}")
 
     def note(self, text: str) -> None:
-        """One line, above the bar if there is one."""
-        if not self._quiet:
-            self._console().print(text, markup=False, highlight=False, soft_wrap=True)
+        """One line, above the bar if there is one; of a run that writes plain lines, with its name."""
+        named = self._run.name and self._progress is None
+        self._say(f"{self._run.name}: {text}" if named else text)
 
     def finish(self, summary: str) -> None:
         """The run ended."""
         self._close()
-        self.note(f"{self._run.name}: {summary}")
+        self._say(f"{self._run.name}: {summary}")
+        self._run = _Run("", 1, 0)
+
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            self._console().print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def _close(self) -> None:
         if self._progress is not None:

@@ -48,7 +48,7 @@ class BaseRecipe:
     plateau_gain: float = 0.01
     """Nats of dev loss (macro); the constant phase ends when a plateau window gains less."""
     plateau_tokens: int = 2_000_000
-    max_constant_steps: int = 3300
+    max_constant_steps: int = 2900
     """The constant phase ends here at the latest."""
     decay_share: float = 0.2
     """Steps of the decay, as a share of the constant phase's."""

@@ -83,9 +83,13 @@ def train_step(
     return metrics
 
 
-def _forward(model: nn.Module, batch: Batch, loads: tuple[Tensor, ...] | None, number: int) -> Any:
+def _forward(
+    model: nn.Module, batch: Batch, loads: tuple[Tensor, ...] | None, number: int, *, logits: bool = True
+) -> Any:
     torch.manual_seed(random_key(batch.seed, batch.step, number))  # dropout, the one thing left that draws
     extra = {"routing_context": batch.context(loads)} if isinstance(model, GPT2MoEForCausalLM) else {}
+    if not logits:
+        return model(input_ids=batch.tokens, logits_to_keep=1, use_cache=False, **extra)
     return model(input_ids=batch.tokens, labels=batch.tokens, use_cache=False, **extra)
 
 
@@ -103,7 +107,7 @@ def _window_loads_of_step(model: nn.Module, batches: list[Batch]) -> list[tuple[
         or parse_window(model.config.balance_window) == 1
     ):
         return [None] * len(batches)
-    routes = [_forward(model, batch, None, number).routes for number, batch in enumerate(batches)]
+    routes = [_forward(model, batch, None, number, logits=False).routes for number, batch in enumerate(batches)]
     size = len(batches[0].tokens)
     layers = [
         window_loads(

@@ -16,7 +16,7 @@ HOSTILE = (
     "</script><script>alert(1)</script>",
     "<img src=x onerror=alert(2)>",
     "{{7*7}} {% raw %} {# c #}",
-    'a"b\'c onmouseover=alert(3) \u2028 line',
+    "a\"b'c onmouseover=alert(3) \u2028 line",
     "$\\frac{1}{0}$ javascript:alert(4) ]]><!--",
 )
 
@@ -283,7 +283,14 @@ def _entropy_at(suite: PlantedSuite, arm: PlantedArm, step: int) -> float:
 
 def _step(suite: PlantedSuite, arm: PlantedArm, step: int, random: np.random.Generator) -> dict[str, Any]:
     loss = float(np.mean(list(domain_losses(suite, arm, 42, step).values()))) + float(random.normal(0, 0.05))
-    line = {"event": "step", "step": step, "lm_loss": loss, "objective": loss, "gradient_norm": 0.8, "learning_rate": 1e-4}
+    line = {
+        "event": "step",
+        "step": step,
+        "lm_loss": loss,
+        "objective": loss,
+        "gradient_norm": 0.8,
+        "learning_rate": 1e-4,
+    }
     for layer in arm.shares:
         load = random.multinomial(4096, _shares_at(suite, arm, layer, step).mean(0)) / 4096
         line[f"router/layer_{layer}_entropy_per_token"] = _entropy_at(suite, arm, step)

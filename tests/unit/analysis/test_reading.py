@@ -1,0 +1,173 @@
+"""What cannot be read is refused, by file and key; what has not ended is named."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_suite import quickstart_like, write_suite
+
+from moe_emergence.analysis.reading import read_suite
+from moe_emergence.errors import AnalysisError
+
+LOOKS = (0, 2, 6)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_suite(tmp_path / "planted", quickstart_like(steps=6, looks=LOOKS))
+
+
+def change_json(path: Path, change: Any) -> None:
+    values = json.loads(path.read_text("utf-8"))
+    change(values)
+    path.write_text(json.dumps(values), "utf-8")
+
+
+def change_lines(path: Path, event: str, change: Any) -> None:
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for line in lines:
+        if line["event"] == event:
+            change(line)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+
+
+def test_reads_every_run_in_the_order_of_the_suite(folder: Path) -> None:
+    suite = read_suite(folder)
+    assert [run.arm for run in suite.runs] == ["dense", "moe", "no_lb", "top2", "moe_blocks"]
+    assert suite.missing == ()
+    assert suite.dense == "dense"
+    moe = suite.runs[1]
+    assert moe.last_step == 6
+    assert moe.tokens_trained == 6 * 16 * 256
+    assert moe.steps.tolist() == [1, 2, 3, 4, 5, 6]
+    assert [(look.split, look.step) for look in moe.evaluations] == [
+        ("dev", 0), ("test", 0), ("dev", 2), ("dev", 6), ("test", 6),
+    ]  # fmt: skip
+    assert [layer.layer for layer in moe.last_test.routing] == [2, 3]
+    assert suite.runs[0].last_test.routing == ()
+
+
+@pytest.mark.parametrize("key", ["suite", "question", "arms", "seeds", "command", "conclusive", "note"])
+def test_a_missing_key_of_the_suite_is_named(folder: Path, key: str) -> None:
+    change_json(folder / "suite.json", lambda values: values.pop(key))
+    with pytest.raises(AnalysisError, match=rf"suite\.json: no key '{key}'"):
+        read_suite(folder)
+
+
+@pytest.mark.parametrize("key", ["environment", "data", "base", "receipt", "moe_layers", "parameters"])
+def test_a_missing_key_of_a_manifest_is_named(folder: Path, key: str) -> None:
+    change_json(folder / "moe/seed-42/manifest.json", lambda values: values.pop(key))
+    with pytest.raises(AnalysisError, match=rf"moe/seed-42/manifest\.json: no key '{key}'"):
+        read_suite(folder)
+
+
+@pytest.mark.parametrize("key", ["digest", "corpus", "corpus_digest", "domains", "sources", "record"])
+def test_a_missing_key_of_the_data_is_named(folder: Path, key: str) -> None:
+    change_json(folder / "moe/seed-42/manifest.json", lambda values: values["data"].pop(key))
+    with pytest.raises(AnalysisError, match=rf"manifest\.json: 'data': no key '{key}'"):
+        read_suite(folder)
+
+
+@pytest.mark.parametrize("key", ["split", "lm_loss", "lm_loss_macro", "bits_per_byte", "predicted_tokens", "routing"])
+def test_a_missing_key_of_an_evaluation_is_named_with_its_line(folder: Path, key: str) -> None:
+    change_lines(folder / "top2/seed-42/metrics.jsonl", "evaluation", lambda line: line.pop(key))
+    with pytest.raises(AnalysisError, match=rf"top2/seed-42/metrics\.jsonl, line 1: no key '{key}'"):
+        read_suite(folder)
+
+
+@pytest.mark.parametrize("key", ["layer", "assignments", "first_choice", "mean_probabilities", "entropy_per_token"])
+def test_a_missing_key_of_a_layer_is_named(folder: Path, key: str) -> None:
+    change_lines(folder / "moe/seed-42/metrics.jsonl", "evaluation", lambda line: line["routing"][1].pop(key))
+    with pytest.raises(AnalysisError, match=rf"line 1: 'routing'\[1\]: no key '{key}'"):
+        read_suite(folder)
+
+
+def test_a_domain_without_a_loss_is_named(folder: Path) -> None:
+    change_lines(folder / "dense/seed-42/metrics.jsonl", "evaluation", lambda line: line["lm_loss"].pop("math"))
+    with pytest.raises(AnalysisError, match="'lm_loss': no key 'math'"):
+        read_suite(folder)
+
+
+def test_counts_of_the_wrong_shape_are_refused(folder: Path) -> None:
+    change_lines(
+        folder / "moe/seed-42/metrics.jsonl", "evaluation", lambda line: line["routing"][0]["assignments"].pop()
+    )
+    with pytest.raises(AnalysisError, match=r"'assignments' must hold numbers \[domains, experts\] = \[3, 8\]"):
+        read_suite(folder)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "timings.jsonl"])
+def test_a_missing_file_of_a_finished_run_is_named(folder: Path, name: str) -> None:
+    (folder / "moe/seed-42" / name).unlink()
+    with pytest.raises(AnalysisError, match=rf"cannot read .*moe/seed-42/{name}: No such file"):
+        read_suite(folder)
+
+
+def test_a_torn_file_is_named(folder: Path) -> None:
+    path = folder / "moe/seed-42/manifest.json"
+    path.write_text(path.read_text("utf-8")[:100], "utf-8")
+    with pytest.raises(AnalysisError, match=r"moe/seed-42/manifest\.json is not whole JSON"):
+        read_suite(folder)
+
+
+def test_a_torn_line_is_named(folder: Path) -> None:
+    path = folder / "moe/seed-42/metrics.jsonl"
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    path.write_text("".join([*lines[:3], lines[3][:20] + "\n", *lines[4:]]), "utf-8")
+    with pytest.raises(AnalysisError, match=r"metrics\.jsonl, line 4 is not whole JSON"):
+        read_suite(folder)
+
+
+def test_runs_without_an_end_are_missing_not_left_out(folder: Path) -> None:
+    path = folder / "moe/seed-42/metrics.jsonl"
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    path.write_text("".join([*lines[:5], lines[5][:20]]), "utf-8")
+    for file in (folder / "top2/seed-42").iterdir():
+        file.unlink()
+    (folder / "no_lb/seed-42/metrics.jsonl").unlink()
+    suite = read_suite(folder)
+    assert [run.arm for run in suite.runs] == ["dense", "moe_blocks"]
+    assert [(run.arm, run.reason) for run in suite.missing] == [
+        ("moe", "unfinished: recorded up to step 2 of 6"),
+        ("no_lb", "nothing recorded of its 6 steps"),
+        ("top2", "not started"),
+    ]
+
+
+def test_runs_on_different_data_are_refused(folder: Path) -> None:
+    change_json(folder / "top2/seed-42/manifest.json", lambda values: values["data"].update(digest="other"))
+    with pytest.raises(AnalysisError, match="top2.*'digest' is 'other', but .*dense.*must share their data"):
+        read_suite(folder)
+
+
+def test_a_config_of_another_run_is_refused(folder: Path) -> None:
+    change_json(folder / "top2/seed-42/config.json", lambda values: values.update(seed=43))
+    with pytest.raises(AnalysisError, match="'top2' and 43, but the folder is that of 'top2' and 42"):
+        read_suite(folder)
+
+
+@pytest.mark.parametrize("name", ["../dense", "/etc", "", "a/b", "..", "x\0", "C:\\x"])
+def test_an_arm_never_names_a_folder_elsewhere(folder: Path, name: str) -> None:
+    change_json(folder / "suite.json", lambda values: values["arms"][0].update(name=name))
+    with pytest.raises(AnalysisError, match="must be the name of a folder"):
+        read_suite(folder)
+
+
+def test_a_suite_without_arms_or_with_one_twice_is_refused(folder: Path) -> None:
+    change_json(folder / "suite.json", lambda values: values["arms"].append(values["arms"][0]))
+    with pytest.raises(AnalysisError, match="'arms' names 'dense' twice"):
+        read_suite(folder)
+    change_json(folder / "suite.json", lambda values: values["arms"].clear())
+    with pytest.raises(AnalysisError, match="'arms' and 'seeds' must not be empty"):
+        read_suite(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [("question", 3, "a string"), ("conclusive", "no", "true or false"), ("seeds", [1.5], "a list of whole numbers")],
+)
+def test_a_value_of_the_wrong_kind_is_named(folder: Path, key: str, value: Any, wanted: str) -> None:
+    change_json(folder / "suite.json", lambda values: values.update({key: value}))
+    with pytest.raises(AnalysisError, match=f"'{key}' must be {wanted}"):
+        read_suite(folder)
