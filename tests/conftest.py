@@ -1,10 +1,13 @@
 """A toy corpus and a toy base that tests of several kinds share, made once a session."""
 
 import json
+import os
 import random
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -93,3 +96,21 @@ def toy_data(toy_corpus: Corpus, toy_config: Callable[..., RunConfig]) -> Prepar
 
     config = toy_config()
     return prepare(toy_corpus, load_tokenizer(config.base), config.data)
+
+
+@pytest.fixture
+def interrupt_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, int], None]:
+    """Let Ctrl-C come, once, while the module's `train_step` takes the step of that number (from 1)."""
+
+    def plant(module: ModuleType, step: int) -> None:
+        real = module.train_step
+
+        def train_step(model: Any, optimizer: Any, batch: Any, **options: Any) -> Any:
+            if batch.step + 1 == step:
+                monkeypatch.setattr(module, "train_step", real)
+                os.kill(os.getpid(), signal.SIGINT)
+            return real(model, optimizer, batch, **options)
+
+        monkeypatch.setattr(module, "train_step", train_step)
+
+    return plant

@@ -75,7 +75,8 @@ def _run(arguments: list[str]) -> int:
 
 def _call(command: str, arguments: list[str]) -> None:
     if command not in COMMANDS:
-        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        begun = [name for name in COMMANDS if name.startswith(command)]
+        near = begun or difflib.get_close_matches(command, COMMANDS, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"Choose from {', '.join(COMMANDS)}."
         raise ConfigError(f"there is no command {command!r}. {hint}")
     module = importlib.import_module(f"moe_emergence.commands.{command.replace('-', '_')}")

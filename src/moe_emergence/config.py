@@ -7,7 +7,9 @@ import dataclasses
 import json
 import re
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import NoneType, UnionType
 from typing import Any, Literal
 
 from moe_emergence.errors import ConfigError
@@ -101,8 +103,12 @@ class OptimizerConfig:
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "gate_multiplier", "clip_norm"):
+        for name in ("learning_rate", "gate_multiplier", "epsilon", "clip_norm"):
             _require(getattr(self, name) > 0, f"optimizer.{name} must be positive; got {getattr(self, name)}")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"optimizer.{name} must be at least 0 and below 1; got {value}")
+        _require(self.weight_decay >= 0, f"optimizer.weight_decay must not be negative; got {self.weight_decay}")
         _require(0 <= self.warmup <= 1, f"optimizer.warmup must lie between 0 and 1; got {self.warmup}")
 
 
@@ -195,14 +201,35 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: an unknown field, or a value of the wrong type or range.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    return typing.cast(RunConfig, _fields_from(RunConfig, values, ""))
 
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(RunConfig, "run")
-    try:
-        return typing.cast(RunConfig, parser.instantiate_classes(parser.parse_object({"run": values})).run)
-    except ArgumentError as error:
-        raise ConfigError(f"not a run's configuration: {error}") from error
+
+def _fields_from(group: type, values: Mapping[str, Any], prefix: str) -> Any:
+    types = typing.get_type_hints(group)
+    for name in values:
+        _require(name in types, f"there is no field {prefix}{name}")
+    return group(**{name: _from_json(types[name], value, f"{prefix}{name}") for name, value in values.items()})
+
+
+def _from_json(annotation: Any, value: Any, name: str) -> Any:
+    """The value of a field of that type; a float may be written as a whole number, a tuple is a list."""
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is UnionType:
+        (annotation,) = (part for part in inner if part is not NoneType)
+        return None if value is None else _from_json(annotation, value, name)
+    if dataclasses.is_dataclass(annotation):
+        _require(isinstance(value, Mapping), f"{name} must hold fields; got {value!r}")
+        return _fields_from(typing.cast(type, annotation), value, f"{name}.")
+    if origin is tuple:
+        _require(isinstance(value, list), f"{name} must be a list; got {value!r}")
+        return tuple(_from_json(inner[0], part, name) for part in value)
+    if origin is Literal:
+        _require(value in inner, f"{name} must be one of {', '.join(inner)}; got {value!r}")
+        return value
+    if annotation is float and type(value) is int:
+        return float(value)
+    _require(type(value) is annotation, f"{name} must be {annotation.__name__}; got {value!r}")
+    return value
 
 
 def flat(config: Any, prefix: str = "") -> dict[str, Any]:

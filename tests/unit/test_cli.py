@@ -72,7 +72,9 @@ def test_no_command_shows_the_usage_as_a_mistake(capsys: pytest.CaptureFixture[s
     assert _said(capsys).startswith("usage: moe-emergence COMMAND")
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("quikstart", "quickstart"), ("pretrain", "pretrain-base"), ("trian", "train")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("quikstart", "quickstart"), ("pretrain", "pretrain-base"), ("trian", "train")]
+)
 def test_a_mistyped_command_gets_the_nearest(typed: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([typed]) == 2
     assert _said(capsys) == f"error: there is no command {typed!r}. Did you mean {meant}?\n"
@@ -100,9 +102,7 @@ def test_a_stop_on_request_exits_75(
     assert _said(capsys) == "stopped at step 3; the same command continues it\n"
 
 
-def test_ctrl_c_exits_130(
-    command_that: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_exits_130(command_that: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]) -> None:
     command_that(KeyboardInterrupt())
     assert cli.main(["report"]) == 130
     assert _said(capsys) == "interrupted\n"

@@ -34,8 +34,8 @@ def cost_rows(suite: Suite) -> tuple[CostRow, ...]:
 
 def _cost_row(run: Run) -> CostRow:
     steps = [timing.seconds for timing in run.timings if timing.event == "step"]
-    training = sum(steps)
-    recording = sum(timing.seconds for timing in run.timings if timing.event != "step")
+    training = sum(steps, 0.0)
+    recording = sum((timing.seconds for timing in run.timings if timing.event != "step"), 0.0)
     peaks = [timing.peak_memory_mib for timing in run.timings if timing.peak_memory_mib is not None]
     step_tokens = run.config.training.batch_size * run.config.data.block_size
     return CostRow(

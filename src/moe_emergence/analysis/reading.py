@@ -1,8 +1,9 @@
 """A suite's folder to its records. Nothing is repaired: what is missing or torn is an error that names file and key."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 from moe_emergence.analysis.fields import Fields, read_json, read_lines
 from moe_emergence.analysis.records import Arm, MissingRun, Run, Suite
@@ -68,10 +69,10 @@ def _arm(fields: Fields) -> Arm:
 def _refuse_empty_or_twice(arms: list[str], seeds: tuple[int, ...], where: str) -> None:
     if not arms or not seeds:
         raise AnalysisError(f"{where}: 'arms' and 'seeds' must not be empty")
-    for key, names in (("arms", arms), ("seeds", list(seeds))):
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
-            raise AnalysisError(f"{where}: {key!r} names {twice!r} twice")
+    counts: tuple[Counter[Any], ...] = (Counter(arms), Counter(seeds))
+    twice = [name for counter in counts for name, times in counter.items() if times > 1]
+    if twice:
+        raise AnalysisError(f"{where}: 'arms' or 'seeds' names {twice[0]!r} twice")
 
 
 def _read_run(suite: Path, arm: str, seed: int) -> Run | MissingRun:

@@ -70,7 +70,7 @@ class Command:
         for owner, members in itertools.groupby(fields, key=lambda field: field.owner):
             group = self.parser.add_argument_group((owner.__doc__ or owner.__name__).splitlines()[0].rstrip("."))
             for field in members:
-                text = field.text.replace("%", "%%") or None
+                text = field.text or None
                 group.add_argument(f"--{field.name}", type=field.type, default=field.default, help=text)
                 self._labels[field.name] = (field.name, field.type)
                 self._fields[field.name] = field.type
@@ -105,6 +105,9 @@ class Command:
         return f"there is no field {name}." + (f" Did you mean {near}?" if near else "")
 
     def _typed(self, name: str, value: Any) -> Any:
+        annotation = self._fields[name]
+        if value is None and NoneType not in typing.get_args(annotation):  # jsonargparse would take it for unset
+            raise ValueError(f"{name} must be {type_in_words(annotation)}; got null")
         nested = value
         for part in reversed(name.split(".")):
             nested = {part: nested}

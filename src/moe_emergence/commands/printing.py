@@ -33,7 +33,7 @@ def print_table(title: str, columns: Sequence[str], numeric: Sequence[bool], row
     print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
 
 
-def human(amount: float, units: Sequence[str], step: float = 1000) -> str:
+def human(amount: float, units: Sequence[str], step: int = 1000) -> str:
     """`124.4 M` for 124,439,808 of the units ("", "k", "M")."""
     for unit in units[:-1]:
         if amount < step:

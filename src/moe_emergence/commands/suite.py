@@ -137,7 +137,7 @@ def _print_costs(suite: Suite) -> None:
             "arm": cost["arm"],
             "parameters": cost["parameters"],
             "active a token": cost["active_parameters"],
-            "weights, gradients, AdamW": human(cost["state_bytes"], ("B", "KiB", "MiB", "GiB", "TiB"), 1024),
+            "weights, gradients, AdamW": human(float(cost["state_bytes"]), ("B", "KiB", "MiB", "GiB", "TiB"), 1024),
             "tokens": cost["tokens"],
             "FLOPs": f"{cost['flops']:.3g}",
         }

@@ -198,9 +198,7 @@ def _probe(encoded: Sequence[list[tuple[int, list[int]]]], config: DataConfig, e
     """Document beginnings in a seeded order until each domain has its share of tokens; the last is cut to fit."""
     size, domains = config.block_size, len(encoded)
     if config.probe_tokens < domains:
-        raise DataError(
-            f"data.probe_tokens must be at least {domains}, one for each domain; got {config.probe_tokens}"
-        )
+        raise DataError(f"data.probe_tokens must be at least {domains}, one for each domain; got {config.probe_tokens}")
     beginnings = [[(index, ids[:size]) for index, ids in domain if ids] for domain in encoded]
     available = min(sum(len(ids) for _, ids in domain) for domain in beginnings)
     share = min(config.probe_tokens // domains, available)

@@ -1,12 +1,12 @@
 """Suites: arms that differ from their baselines in declared fields only."""
 
-import dataclasses
 import difflib
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from moe_emergence.config import RunConfig, flat
+from moe_emergence.config import MoEConfig, RunConfig, flat
 from moe_emergence.errors import ConfigError
 from moe_emergence.experiments.presets import PRESETS
 
@@ -38,7 +38,8 @@ class Suite:
     """Arms that answer one question together.
 
     Raises:
-        ConfigError: an arm differs from its baseline in a field it does not declare, or in none at all.
+        ConfigError: an arm differs from its baseline in a field it does not declare, or in none at all; two arms have
+            one name, or a baseline is no arm.
     """
 
     name: str
@@ -49,6 +50,10 @@ class Suite:
     note: str = ""
 
     def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ConfigError(f"suite {self.name} has two arms called {twice[0]!r}: give each a name of its own")
         for arm in self.arms:
             changed = self.changes(arm)
             undeclared = [name for name in changed if not _declared(name, arm.may_change)]
@@ -56,15 +61,21 @@ class Suite:
                 before, after = changed[undeclared[0]]
                 raise ConfigError(
                     f"suite {self.name}: arm {arm.name} differs from {arm.baseline} in {undeclared[0]} ({before!r} "
-                    f"there, "
-                    f"{after!r} here), but declares only {', '.join(arm.may_change)}: make them equal, or declare "
-                    f"the field"
+                    f"there, {after!r} here), but declares {_only(arm.may_change)}: make them equal, or declare it"
                 )
             if arm.baseline is not None and not changed:
                 raise ConfigError(f"suite {self.name}: arm {arm.name} is the same as its baseline {arm.baseline}")
 
     def arm(self, name: str) -> Arm:
-        return next(arm for arm in self.arms if arm.name == name)
+        """The arm of that name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        found = {arm.name: arm for arm in self.arms}
+        if name not in found:
+            raise ConfigError(f"suite {self.name} has no arm {name!r}; its arms are {', '.join(found)}")
+        return found[name]
 
     def changes(self, arm: Arm) -> dict[str, tuple[Any, Any]]:
         """Dotted field to (baseline's value, this arm's), for every field in which the two differ."""
@@ -75,9 +86,21 @@ class Suite:
         return {n: (theirs.get(n), ours.get(n)) for n in names if theirs.get(n) != ours.get(n)}
 
     def override(self, changes: Mapping[str, Any]) -> "Suite":
-        """The suite with dotted fields set in every arm; `moe.…` passes over arms without experts."""
+        """The suite with dotted fields set in every arm; `moe.…` passes over arms without experts.
+
+        Raises:
+            ConfigError: there is no such field; names the nearest.
+        """
+        known = ["moe", *flat(RunConfig(moe=MoEConfig()))]
+        for name in changes:
+            if name not in known:
+                raise ConfigError(f"there is no field {name}{did_you_mean(name, known)}")
         arms = tuple(replace(arm, config=_with(arm.config, changes)) for arm in self.arms)
         return replace(self, arms=arms)
+
+
+def _only(fields: tuple[str, ...]) -> str:
+    return f"only {', '.join(fields)}" if fields else "nothing"
 
 
 def _declared(name: str, allowed: tuple[str, ...]) -> bool:
@@ -85,20 +108,14 @@ def _declared(name: str, allowed: tuple[str, ...]) -> bool:
 
 
 def _with(config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """All fields of a group at once: two may be valid only together."""
+    groups: dict[str, dict[str, Any]] = defaultdict(dict)
     for name, value in changes.items():
         group, _, field = name.rpartition(".")
-        if not group:
-            config = _replaced(config, name, value)
-        elif (part := getattr(config, group, None)) is not None:
-            config = replace(config, **{group: _replaced(part, field, value, f"{group}.")})
-    return config
-
-
-def _replaced(part: Any, field: str, value: Any, where: str = "") -> Any:
-    names = [f.name for f in dataclasses.fields(part)]
-    if field not in names:
-        raise ConfigError(f"there is no field {where}{field}{did_you_mean(field, names)}")
-    return replace(part, **{field: value})
+        groups[group][field] = value
+    config = replace(config, **groups.pop("", {}))
+    parts = {group: getattr(config, group) for group in groups}
+    return replace(config, **{g: replace(part, **groups[g]) for g, part in parts.items() if part is not None})
 
 
 def did_you_mean(given: str, known: list[str]) -> str:

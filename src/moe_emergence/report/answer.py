@@ -26,11 +26,12 @@ class Answer:
 
 
 def answers(suite: Suite, tables: Tables) -> list[Answer]:
-    """LM loss, balance, collapse, what is missing, what is not claimed, in this order; empty ones are left out."""
+    """LM loss, balance, collapse, what ended early or is missing, what is not claimed; empty ones are left out."""
     box = [
         Answer(heading="LM loss", sentences=tuple(_loss(suite, tables.arms))),
         Answer(heading="Balance", sentences=tuple(_balance(tables.routing))),
         Answer(heading="Collapse", sentences=tuple(_collapse(suite, tables.routing))),
+        Answer(heading="Ended early", sentences=tuple(_ended_early(suite)), alert=True),
         Answer(heading="Missing", sentences=tuple(_missing(suite)), alert=True),
         Answer(heading="Specialisation", sentences=(NO_CLAIM,) if tables.routing else ()),
     ]
@@ -108,6 +109,13 @@ def _layer_collapse(run: Run, row: RoutingRow, *, several: bool) -> Iterator[str
         f"{where}: {said}{ended}; on test at step {count(row.step)}, hot experts: {number_list(row.hot)}; dead "
         f"experts: {number_list(row.dead)} ({len(row.dead)} of {row.experts})."
     )
+
+
+def _ended_early(suite: Suite) -> Iterator[str]:
+    for run in suite.runs:
+        if run.reason != "finished":
+            where = f"step {count(run.last_step)} of {count(run.config.training.steps)}"
+            yield f"{run.arm}, seed {run.seed}: at {where}, because of {run.reason}; its numbers are of that step."
 
 
 def _missing(suite: Suite) -> Iterator[str]:

@@ -20,14 +20,14 @@ def difference(value: float | None) -> str:
     return "0.000" if text in ("+0.000", "-0.000") else text.replace("-", "−")
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | int | None) -> str:
     """A share of 1, to three figures: `12.5 %`, `0.31 %`, `100 %`."""
     if share is None or math.isnan(share):
         return ABSENT
     return f"{float(f'{100 * share:.3g}'):.12g}{GAP}%"
 
 
-def count(value: float | None) -> str:
+def count(value: float | int | None) -> str:
     """A number of things: `983,040`."""
     return ABSENT if value is None else f"{value:,.0f}"
 
@@ -42,7 +42,7 @@ def tiny(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.3g}".replace("e-", "e−")
 
 
-def seconds(value: float | None) -> str:
+def seconds(value: float | int | None) -> str:
     """A duration: `8.4 s`, `12 min 4 s`, `3 h 5 min`."""
     if value is None:
         return ABSENT

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import time
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
@@ -19,12 +18,10 @@ class RunConsole:
 
     Args:
         quiet: show nothing.
-        file: where to write instead of stderr.
-        terminal: whether that is a terminal, where it cannot tell.
     """
 
-    def __init__(self, *, quiet: bool = False, file: TextIO | None = None, terminal: bool | None = None) -> None:
-        self._quiet, self._file, self._terminal = quiet, file, terminal
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
         self._progress: Progress | None = None
         self._run = _Run("", 1, 0)
 
@@ -78,7 +75,7 @@ class RunConsole:
         if self._progress is not None:
             return self._progress.console
         beside_others = multiprocessing.parent_process() is not None
-        return Console(file=self._file, stderr=True, force_terminal=False if beside_others else self._terminal)
+        return Console(stderr=True, force_terminal=False if beside_others else None)
 
 
 class _Run:

@@ -70,10 +70,15 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
         digests = json.loads((folder / MANIFEST).read_text("utf-8"))["sha256"]
         for name, digest in digests.items():
             if _sha256(folder / name) != digest:
-                raise CheckpointError(f"{folder / name} is damaged: its sha256 is not the recorded {digest[:16]}…")
+                raise CheckpointError(
+                    f"{folder / name} is damaged: its sha256 is not the recorded {digest[:16]}…; delete {folder} to go "
+                    "on from the checkpoint before it"
+                )
         return json.loads((folder / STATE).read_text("utf-8"))
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder} is not a whole checkpoint: {error}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{folder} is not a whole checkpoint ({error}): delete it to go on from the one before"
+        ) from error
 
 
 def load_weights(folder: Path, model: torch.nn.Module) -> None:
@@ -82,22 +87,22 @@ def load_weights(folder: Path, model: torch.nn.Module) -> None:
     Raises:
         CheckpointError: a tensor is missing, unknown, or of another shape.
     """
-    saved = _tensors(folder / MODEL)
+    saved = read_tensors(folder / MODEL)
     wanted = dict(model.named_parameters())
     _check_names(folder / MODEL, set(saved), set(wanted))
+    for name, parameter in wanted.items():
+        if saved[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{folder / MODEL}: {name} has shape {tuple(saved[name].shape)}, the model's {tuple(parameter.shape)}"
+            )
     with torch.no_grad():
         for name, parameter in wanted.items():
-            if saved[name].shape != parameter.shape:
-                raise CheckpointError(
-                    f"{folder / MODEL}: {name} has shape {tuple(saved[name].shape)}, the model's "
-                    f"{tuple(parameter.shape)}"
-                )
             parameter.copy_(saved[name])
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     """Give `optimizer` the checkpoint's moments and step counts."""
-    saved = _tensors(folder / OPTIMIZER)
+    saved = read_tensors(folder / OPTIMIZER)
     parameters = {
         name: parameter
         for group in optimizer.param_groups
@@ -106,26 +111,32 @@ def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     _check_names(folder / OPTIMIZER, {key.rpartition(":")[0] for key in saved}, set(parameters) if saved else set())
     for key, value in saved.items():
         name, _, quantity = key.rpartition(":")
-        device = parameters[name].device if value.ndim else value.device
-        optimizer.state[parameters[name]][quantity] = value.to(device)
+        # the step count too: fused AdamW keeps it beside its parameter
+        optimizer.state[parameters[name]][quantity] = value.to(parameters[name].device)
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The whole checkpoint of the highest step under `folder`, if there is one."""
-    found = sorted(path for path in folder.glob("step-*") if (path / MANIFEST).exists())
+    found = _whole_checkpoints(folder)
     return found[-1] if found else None
 
 
 def remove_old_checkpoints(folder: Path, keep: int) -> None:
     """Delete all but the `keep` newest, after the newest has been read back and verified."""
-    found = sorted(path for path in folder.glob("step-*") if (path / MANIFEST).exists())
+    found = _whole_checkpoints(folder)
     if len(found) > keep:
         read_checkpoint(found[-1])
         for path in found[:-keep]:
             shutil.rmtree(path)
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _whole_checkpoints(folder: Path) -> list[Path]:
+    whole = (path for path in folder.glob("step-*") if (path / MANIFEST).exists())
+    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; CheckpointError when it cannot be read."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

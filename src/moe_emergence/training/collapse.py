@@ -1,6 +1,6 @@
 """When is a router called collapsed: a stated rule over stated windows of training tokens, per layer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ REFERENCE_SHARE, REFERENCE_CHECKS = 0.60, 3
 class LayerWatch:
     """One layer's open window and state."""
 
-    counts: list[float]
+    counts: list[int]
     state: State = "healthy"
     bad: int = 0
     """Bad windows in a row, up to the last one closed."""
@@ -41,14 +41,14 @@ class CollapseDetector:
     window: int = WINDOW
     layers: dict[int, LayerWatch] = field(default_factory=dict)
 
-    def add(self, layer: int, counts: list[float]) -> dict[str, Any] | None:
+    def add(self, layer: int, counts: Sequence[int]) -> dict[str, Any] | None:
         """Add a step's assignments to each expert; returns the change of state, if this closes a window with one."""
-        watch = self.layers.setdefault(layer, LayerWatch([0.0] * self.num_experts))
+        watch = self.layers.setdefault(layer, LayerWatch([0] * self.num_experts))
         watch.counts = [old + new for old, new in zip(watch.counts, counts, strict=True)]
         if sum(watch.counts) < self.window:
             return None
         load = torch.tensor(watch.counts, dtype=torch.float64) / sum(watch.counts)
-        watch.counts = [0.0] * self.num_experts
+        watch.counts = [0] * self.num_experts
         before = watch.state
         bad = self._is_bad(load)
         self._advance(watch, bad)

@@ -38,7 +38,7 @@ def evaluate(
     layers: list[_LayerTally] = []
     for start, tokens in _token_batches(blocks, rows, device):
         output = model(input_ids=tokens, use_cache=False)
-        losses[start : start + len(tokens)] = next_token_losses(output.logits, tokens).sum(1).double().cpu().numpy()
+        losses[start : start + len(tokens)] = next_token_losses(output.logits, tokens).sum(1).cpu().double().numpy()
         routes: tuple[RouterOutput, ...] = getattr(output, "routes", None) or ()
         layers = layers or [_LayerTally(route, len(data.domains)) for route in routes]
         for tally, route in zip(layers, routes, strict=True):
@@ -100,8 +100,8 @@ class _LayerTally:
         experts = self.slots.shape[1]
         self.slots.index_add_(0, index, expert_counts(route.topk_indices, experts, groups=sequences).cpu())
         self.first.index_add_(0, index, expert_counts(route.topk_indices[:, :1], experts, groups=sequences).cpu())
-        probs = route.router_probs_clean.double()
-        self.probs.index_add_(0, index, probs.view(sequences, -1, experts).sum(1).cpu())
+        probs = route.router_probs_clean.cpu().double()  # in this order: MPS has no float64
+        self.probs.index_add_(0, index, probs.view(sequences, -1, experts).sum(1))
         self.entropy += float(entropy_of(probs).sum())
         self.tokens.index_add_(0, index, torch.full((sequences,), len(probs) // sequences))
 

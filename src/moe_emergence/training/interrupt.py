@@ -1,4 +1,7 @@
-"""Ctrl-C (or a scheduler's SIGTERM) is a request, answered at the end of the step; a second one stops at once."""
+"""Ctrl-C (or a scheduler's SIGTERM) is a request, answered at the end of the step; a second one stops at once.
+
+Only the same signal again is a second one: a suite asks its runs to stop when Ctrl-C may have reached them already.
+"""
 
 import signal
 from collections.abc import Iterator
@@ -28,9 +31,9 @@ def stop_requests() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request:
+        if request.signal == number:
             raise KeyboardInterrupt
-        request.signal = number
+        request.signal = request.signal or number
 
     try:
         before = {number: signal.signal(number, handle) for number in SIGNALS}

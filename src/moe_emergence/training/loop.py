@@ -8,7 +8,7 @@ from typing import Any
 from moe_emergence.config import RunConfig, to_dict
 from moe_emergence.data.blocks import PreparedData, prepared_data
 from moe_emergence.data.corpora import load_corpus
-from moe_emergence.errors import Interrupted
+from moe_emergence.errors import Interrupted, MoEEmergenceError
 from moe_emergence.models.base import load_base
 from moe_emergence.tracking.console import RunConsole
 from moe_emergence.tracking.sinks import open_sinks
@@ -20,7 +20,7 @@ from moe_emergence.training.optimizer import make_optimizer, set_learning_rate
 from moe_emergence.training.run_directory import METRICS, TIMINGS, RunDirectory
 from moe_emergence.training.runtime import peak_memory_mib, prepare_process
 from moe_emergence.training.schedule import evaluation_steps, learning_rate_factor
-from moe_emergence.training.start import manifest, save_ancestor, starting_model
+from moe_emergence.training.start import check_fits, check_unchanged, manifest, save_ancestor, starting_model
 from moe_emergence.training.step import make_batch, train_step
 from moe_emergence.training.trace import write_trace
 
@@ -59,12 +59,16 @@ def train(
     Raises:
         Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
     """
-    resuming = resume and folder.exists() and any(folder.iterdir())
+    resuming = resume and folder.is_dir() and any(folder.iterdir())
     run = RunDirectory.reopen(folder, config) if resuming else RunDirectory.create(folder, config)
     try:
         if not run.finished:
             _Training(run, data, fork, console or RunConsole()).run_to_end()
         return summary(run)
+    except MoEEmergenceError:
+        if not resuming:
+            run.clear_unbegun()
+        raise
     finally:
         run.close()
 
@@ -85,11 +89,12 @@ class _Training:
         self.run, self.config, self.console = run, config, console
         self.device = prepare_process(config.execution)
         base = load_base(config.base)
-        self.data = data or prepared_data(
-            load_corpus(config.data.corpus), base.tokenizer, config.data, run.path / "data"
-        )
+        check_fits(config, base.model.config)
+        self.data = data or prepared_data(load_corpus(config.data.corpus), base.tokenizer, config.data, run.data)
+        if run.begun:
+            fork = check_unchanged(run, base, self.data, fork)
         start = starting_model(config, base, self.data, fork)
-        if not (run.path / "manifest.json").exists():
+        if not run.begun:
             run.write_manifest(manifest(config, base, self.data, start, self.device, fork))
             if start.ancestor is not None:
                 save_ancestor(run.path, start.ancestor)

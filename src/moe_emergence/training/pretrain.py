@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from moe_emergence.config import ExecutionConfig, OptimizerConfig
 from moe_emergence.data.blocks import PreparedData
+from moe_emergence.data.tokenizer import END_OF_TEXT
 from moe_emergence.errors import Interrupted
 from moe_emergence.training.checkpoint import (
     load_optimizer,
@@ -27,6 +28,7 @@ from moe_emergence.training.checkpoint import (
 )
 from moe_emergence.training.evaluation import evaluate
 from moe_emergence.training.interrupt import stop_requests
+from moe_emergence.training.model_card import model_card
 from moe_emergence.training.optimizer import make_optimizer, set_learning_rate
 from moe_emergence.training.run_directory import write_json
 from moe_emergence.training.runtime import environment, prepare_process
@@ -177,7 +179,9 @@ def _finish(
 ) -> Path:
     final = folder / "base"
     model.save_pretrained(final)
-    data.tokenizer.save(str(final / "tokenizer.json"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=data.tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT
+    ).save_pretrained(final)
     assert phase.decay_from is not None
     record = {
         "recipe": asdict(recipe),
@@ -192,5 +196,6 @@ def _finish(
         "environment": versions,
     }
     write_json(final / "training.json", record)
+    (final / "README.md").write_text(model_card(record), "utf-8")
     print(json.dumps({key: record[key] for key in ("steps", "decay_from", "parameters")}))
     return final

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,10 +24,10 @@ class RunDirectory:
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> "RunDirectory":
         """A new run; never writes into a used folder."""
-        if path.exists() and any(path.iterdir()):
-            raise RunDirectoryError(f"{path} is already used: choose another folder, or continue it with --resume")
         try:
             path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise RunDirectoryError(f"{path} is already used: choose another folder, or continue it with --resume")
             write_json(path / CONFIG, to_dict(config))
         except OSError as error:
             raise RunDirectoryError(f"cannot write the run to {path}: {error.strerror}") from error
@@ -37,7 +38,10 @@ class RunDirectory:
         """A run that was started before, finished or not."""
         if not (path / CONFIG).exists():
             raise RunDirectoryError(f"no run in {path} (no {CONFIG} there): give the folder of a run")
-        return cls(path, from_dict(json.loads((path / CONFIG).read_text("utf-8"))))
+        try:
+            return cls(path, from_dict(dict(json.loads((path / CONFIG).read_text("utf-8")))))
+        except (ValueError, TypeError) as error:
+            raise RunDirectoryError(f"{path / CONFIG} is damaged ({error}): choose another folder") from error
 
     @classmethod
     def reopen(cls, path: Path, config: RunConfig) -> "RunDirectory":
@@ -63,6 +67,10 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
     def traces(self) -> Path:
         return self.path / "traces"
 
@@ -70,6 +78,17 @@ class RunDirectory:
     def finished(self) -> bool:
         """Whether the run reached its end (its last step, or the stop its configuration allows)."""
         return any(line["event"] == "end" for line in self.read(METRICS))
+
+    @property
+    def begun(self) -> bool:
+        """Whether the run got as far as its manifest: everything it starts from was there and fitted."""
+        return (self.path / MANIFEST).exists()
+
+    def clear_unbegun(self) -> None:
+        """Leave the folder free again if the run was refused before it began."""
+        if not self.begun:
+            (self.path / CONFIG).unlink(missing_ok=True)
+            shutil.rmtree(self.data, ignore_errors=True)
 
     def write_manifest(self, values: dict[str, Any]) -> None:
         write_json(self.path / MANIFEST, values)
@@ -95,6 +114,7 @@ class RunDirectory:
 
     def cut_back(self, step: int) -> None:
         """Drop what was recorded after `step`, which a continued run records again."""
+        self.close()
         for name in (METRICS, TIMINGS):
             lines = [line for line in self.read(name) if line["step"] <= step]
             temporary = self.path / f".{name}"

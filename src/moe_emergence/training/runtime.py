@@ -24,7 +24,8 @@ def prepare_process(config: ExecutionConfig) -> torch.device:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs a pass over every new tensor, and no kernel reads it
+    # Filling costs a pass over every new tensor, and no kernel reads what none has written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     return choose_device(config.device)

@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
+from transformers import GPT2Config, PreTrainedModel
 
 import moe_emergence
-from moe_emergence.config import RunConfig
+from moe_emergence.config import MoEConfig, RunConfig
 from moe_emergence.data.blocks import PreparedData
-from moe_emergence.errors import ConfigError
+from moe_emergence.errors import ConfigError, RunDirectoryError
 from moe_emergence.models.base import Base
+from moe_emergence.models.layers import resolve_layers
 from moe_emergence.models.upcycle import UpcycleReceipt, ancestor_state, upcycle, upcycle_receipt
 from moe_emergence.moe.router import set_noise_annealing
-from moe_emergence.training.checkpoint import load_weights, newest_checkpoint
+from moe_emergence.training.checkpoint import load_weights, newest_checkpoint, read_checkpoint, read_tensors
 from moe_emergence.training.run_directory import RunDirectory
 from moe_emergence.training.runtime import environment
 
@@ -35,6 +36,41 @@ class Start:
     ancestor: dict[str, torch.Tensor] | None
 
 
+def check_fits(config: RunConfig, dense: GPT2Config) -> None:
+    """Refuse blocks longer than the base's context, and experts in blocks it has not.
+
+    Raises:
+        ConfigError: names the field, the value and the limit.
+    """
+    if config.data.block_size > dense.n_positions:
+        raise ConfigError(
+            f"data.block_size must be at most {dense.n_positions}, the context of the base {config.base!r}; got "
+            f"{config.data.block_size}"
+        )
+    if config.moe is not None:
+        resolve_layers(config.moe.layers, dense.n_layer)
+
+
+def check_unchanged(run: RunDirectory, base: Base, data: PreparedData, fork: Path | None) -> Path | None:
+    """Refuse to go on from another base or other data than the run was started with; returns what it was forked from.
+
+    Raises:
+        RunDirectoryError: names what has changed.
+    """
+    then = run.read_manifest()
+    digests = {"data": (then["data"]["digest"], data.digest), "a base": (then["base"]["digest"], base.digest)}
+    for what, (before, now) in digests.items():
+        if before != now:
+            raise RunDirectoryError(
+                f"{run.path} was started with {what} of sha256 {before[:16]}…, not {now[:16]}…: restore it, or choose "
+                "another folder"
+            )
+    parent = None if then["forked_from"] is None else Path(then["forked_from"])
+    if fork is not None and fork != parent:
+        raise RunDirectoryError(f"{run.path} was not started from {fork}, but from {parent or 'the base'}")
+    return parent
+
+
 def starting_model(config: RunConfig, base: Base, data: PreparedData, fork: Path | None) -> Start:
     """The base, or the weights `fork` ended with; upcycled where the run has experts and what it starts from has none.
 
@@ -44,7 +80,7 @@ def starting_model(config: RunConfig, base: Base, data: PreparedData, fork: Path
     if fork is not None:
         parent = RunDirectory.open_existing(fork)
         if parent.config.moe is not None:
-            return Start(model=_forked_moe(config, base, parent), receipt=None, ancestor=None)
+            return _forked_moe(config, base, parent)
         load_weights(_last_checkpoint(parent), base.model)
     if config.moe is None:
         return Start(model=base.model, receipt=None, ancestor=None)
@@ -65,24 +101,29 @@ def _upcycled(config: RunConfig, base: Base) -> Any:
     return model
 
 
-def _forked_moe(config: RunConfig, base: Base, parent: RunDirectory) -> PreTrainedModel:
-    then, now = parent.config.moe, config.moe
-    assert then is not None
-    if now is None or (then.num_experts, then.layers) != (now.num_experts, now.layers):
+def _forked_moe(config: RunConfig, base: Base, parent: RunDirectory) -> Start:
+    blocks = base.model.config.n_layer
+    then, now = (_experts_in_words(moe, blocks) for moe in (parent.config.moe, config.moe))
+    if then != now:
         raise ConfigError(
-            f"{parent.path} has {then.num_experts} experts in layers {then.layers or 'last third'}; a run forked "
-            f"from it must "
-            "have the same moe.num_experts and moe.layers"
+            f"{parent.path} has {then}, this run has {now}: a fork must have the same moe.num_experts and moe.layers"
         )
     model: PreTrainedModel = _upcycled(config, base)
     load_weights(_last_checkpoint(parent), model)
-    return model
+    return Start(model=model, receipt=None, ancestor=read_tensors(parent.path / ANCESTOR))
+
+
+def _experts_in_words(moe: MoEConfig | None, blocks: int) -> str:
+    if moe is None:
+        return "no experts"
+    return f"{moe.num_experts} experts in blocks {', '.join(map(str, resolve_layers(moe.layers, blocks)))}"
 
 
 def _last_checkpoint(run: RunDirectory) -> Path:
     newest = newest_checkpoint(run.checkpoints)
     if newest is None:
         raise ConfigError(f"{run.path} has no checkpoint to start from: let it run to one first")
+    read_checkpoint(newest)
     return newest
 
 

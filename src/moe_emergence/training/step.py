@@ -14,7 +14,8 @@ from moe_emergence.data.packing import Blocks
 from moe_emergence.errors import TrainingError
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM, MoECausalLMOutput, collect_aux_outputs
 from moe_emergence.moe.balancing import parse_window, sequence_counts, window_loads
-from moe_emergence.routing import RoutingContext
+from moe_emergence.moe.losses import compute_load_balance_loss
+from moe_emergence.routing import RouterOutput, RoutingContext
 from moe_emergence.tracking.metrics import compute_router_metrics
 from moe_emergence.training.runtime import random_key
 
@@ -70,7 +71,7 @@ def train_step(
         (output.loss / len(micro_batches)).backward()
         outputs.append(_Record.of(output))
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), clip_norm))
-    metrics = _step_metrics(outputs) | {"gradient_norm": norm}
+    metrics = _step_metrics(model, outputs, len(batch.tokens)) | {"gradient_norm": norm}
     if not (math.isfinite(norm) and math.isfinite(metrics["objective"])):
         optimizer.zero_grad(set_to_none=True)
         raise TrainingError(
@@ -107,17 +108,18 @@ def _window_loads_of_step(model: nn.Module, batches: list[Batch]) -> list[tuple[
         or parse_window(model.config.balance_window) == 1
     ):
         return [None] * len(batches)
-    routes = [_forward(model, batch, None, number, logits=False).routes for number, batch in enumerate(batches)]
+    routes = _joined(
+        [_forward(model, batch, None, number, logits=False).routes for number, batch in enumerate(batches)]
+    )
     size = len(batches[0].tokens)
-    layers = [
-        window_loads(
-            torch.cat([sequence_counts(of[layer], size, model.config.num_experts) for of in routes]),
-            model.config.balance_window,
-            routes[0][layer].router_probs.dtype,
-        )
-        for layer in range(len(routes[0]))
-    ]
+    layers = _window_loads(model, routes, size * len(batches))
     return [tuple(load[n * size : (n + 1) * size] for load in layers) for n in range(len(batches))]
+
+
+def _window_loads(model: nn.Module, routes: tuple[RouterOutput, ...], sequences: int) -> tuple[Tensor, ...]:
+    config: Any = model.config
+    counts = [sequence_counts(route, sequences, config.num_experts) for route in routes]
+    return tuple(window_loads(count, config.balance_window, routes[0].router_probs.dtype) for count in counts)
 
 
 @dataclass(frozen=True)
@@ -125,32 +127,43 @@ class _Record:
     """What is kept of a micro-batch's forward."""
 
     losses: dict[str, Tensor]
-    routes: list[dict[str, Any]]
+    routes: tuple[RouterOutput, ...] = ()
 
     @staticmethod
     def of(output: Any) -> "_Record":
         if not isinstance(output, MoECausalLMOutput):
-            return _Record({"lm_loss": output.loss.detach(), "objective": output.loss.detach()}, [])
+            return _Record({"lm_loss": output.loss.detach(), "objective": output.loss.detach()})
         losses = {
             "lm_loss": output.lm_loss,
             "load_balancing_loss": output.load_balancing_loss,
             "router_z_loss": output.router_z_loss,
             "objective": output.loss,
         }
-        return _Record({k: v.detach() for k, v in losses.items() if v is not None}, collect_aux_outputs(output))
+        routes = tuple(route.detach() for route in output.routes or ())
+        return _Record({name: value.detach() for name, value in losses.items() if value is not None}, routes)
 
 
-def _step_metrics(records: list[_Record]) -> dict[str, Any]:
+def _step_metrics(model: nn.Module, records: list[_Record], sequences: int) -> dict[str, Any]:
+    """The balance loss is that of the step's own windows, also where its coefficient is 0 and none were counted."""
     means = {name: float(torch.stack([r.losses[name] for r in records]).mean()) for name in records[0].losses}
-    return means | compute_router_metrics(_joined([record.routes for record in records]))
+    routes = _joined([record.routes for record in records])
+    if not routes:
+        return means
+    balance = compute_load_balance_loss(routes, _window_loads(model, routes, sequences))
+    routing = compute_router_metrics(collect_aux_outputs(MoECausalLMOutput(routes=routes)))
+    return means | {"load_balancing_loss": float(balance)} | routing
 
 
-def _joined(micro_steps: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _joined(micro_steps: list[tuple[RouterOutput, ...]]) -> tuple[RouterOutput, ...]:
     """One record a layer over all tokens of the step."""
-    return [
-        {
-            name: torch.cat([record[name] for record in layer]) if isinstance(value, Tensor) else value
-            for name, value in layer[0].items()
-        }
+    return tuple(
+        replace(
+            layer[0],
+            **{
+                name: torch.cat([getattr(route, name) for route in layer])
+                for name, value in vars(layer[0]).items()
+                if isinstance(value, Tensor)
+            },
+        )
         for layer in zip(*micro_steps, strict=True)
-    ]
+    )

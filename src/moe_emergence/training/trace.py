@@ -113,9 +113,9 @@ class _Columns:
         self._put("loss", np.where(last, np.nan, losses.float().cpu().numpy())[kept].astype(np.float32))
         flat = kept.reshape(-1)
         for route in routes:
-            layer = route.layer_idx
+            layer, number = route.layer_idx, np.min_scalar_type(route.router_probs.shape[1] - 1)
             for slot in range(route.topk_indices.shape[1]):
-                self._put(f"e{layer}_{slot}", route.topk_indices[:, slot].cpu().numpy().astype(np.uint8)[flat])
+                self._put(f"e{layer}_{slot}", route.topk_indices[:, slot].cpu().numpy().astype(number)[flat])
                 self._put(f"w{layer}_{slot}", route.topk_weights[:, slot].float().cpu().numpy()[flat])
             self._put(f"h{layer}", route.entropy.float().cpu().numpy()[flat])
 

@@ -53,9 +53,9 @@ def test_shares_by_hand(tmp_path: Path) -> None:
     assert [(row.domain, row.expert) for row in rows][4] == ("domain 1", 0)
 
 
-def test_a_share_is_of_its_own_domain_whatever_the_domains_sizes(tmp_path: Path) -> None:
+def test_shares_are_of_all_slots(tmp_path: Path) -> None:
     rows = tables_of(tmp_path, BY_HAND, top_k=2).shares
-    assert [row.assignments for row in rows][0] == 1400
+    assert next(row.assignments for row in rows) == 1400
     assert [row.share for row in rows] == pytest.approx(BY_HAND.ravel().tolist(), abs=1e-12)
 
 
@@ -153,7 +153,7 @@ def test_a_metric_that_was_not_recorded_is_named(tmp_path: Path) -> None:
     folder = write_suite(tmp_path, quickstart_like(steps=6, looks=(0, 6)))
     path = folder / "moe/seed-42/metrics.jsonl"
     path.write_text(path.read_text("utf-8").replace("layer_2_expert_7_load", "layer_2_expert_7_lode"), "utf-8")
-    with pytest.raises(AnalysisError, match="moe/seed-42.*metrics.jsonl have no key 'router/layer_2_expert_7_load'"):
+    with pytest.raises(AnalysisError, match=r"moe/seed-42.*metrics\.jsonl have no key 'router/layer_2_expert_7_load'"):
         make_tables(read_suite(folder))
 
 

@@ -29,7 +29,6 @@ from moe_emergence.data.blocks import (
 )
 from moe_emergence.data.corpora import Corpus, load_corpus, make_corpus
 from moe_emergence.data.documents import Document
-from moe_emergence.data.packing import Blocks
 from moe_emergence.data.splits import SPLITS
 from moe_emergence.data.tokenizer import encode, end_of_text_id
 from moe_emergence.errors import DataError
@@ -320,9 +319,3 @@ def test_cutting_a_batch_differently_does_not_change_the_order() -> None:
     whole = batch_rows(seed=2, step=0, batch_size=24, blocks=10).tolist()
     cut = [row for step in range(6) for row in batch_rows(seed=2, step=step, batch_size=4, blocks=10).tolist()]
     assert cut == whole
-
-
-def test_blocks_of_an_unknown_split_do_not_exist(toy_data: PreparedData) -> None:
-    assert isinstance(toy_data.split("dev"), Blocks)
-    with pytest.raises(KeyError):
-        toy_data.split("validation")  # type: ignore[arg-type]

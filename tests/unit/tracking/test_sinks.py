@@ -81,9 +81,7 @@ def test_one_that_cannot_be_opened_is_left_out(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
-def test_one_that_is_not_installed_names_its_extra(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_one_that_is_not_installed_names_its_extra(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real = builtins.__import__
 
     def without(module_name: str, *rest: Any) -> Any:
@@ -110,7 +108,9 @@ def test_memory_is_logged_by_its_names(trackers: dict[str, _Recording], tmp_path
 
 
 def test_memory_is_in_mib() -> None:
-    peak_kib = int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1])
+    peak_kib = int(
+        next(line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line).split()[1]
+    )
     assert memory_mib()["memory/host_peak_mib"] == pytest.approx(peak_kib / 1024, rel=0.05)
 
 
@@ -123,4 +123,5 @@ def test_tensorboard_holds_what_was_logged(tmp_path: Path) -> None:
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in events.Scalars("lm_loss")] == [(1, 2.5), (2, 2.25)]
     assert [event.value for event in events.Scalars("router/layer_2_expert_0_load")] == [0.125, 0.25]
-    assert json.dumps("seed") in str(events.Tensors("config/text_summary")[0].tensor_proto)
+    (text,) = events.Tensors("config/text_summary")[0].tensor_proto.string_val
+    assert json.loads(text.decode().removeprefix("```json").removesuffix("```")) == {"seed": 42}

@@ -1,0 +1,206 @@
+"""The page in Chromium: it asks for nothing, runs nothing, overflows nowhere, and its numbers are the tables'."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from playwright.sync_api import Page
+from synthetic_suite import HOSTILE, PlantedArm, PlantedSuite, quickstart_like, write_suite
+
+from moe_emergence.config import MoEConfig
+from moe_emergence.report.page import write_report
+
+PHONE, DESKTOP = 380, 1280
+CELLS = """table => [...table.querySelectorAll("tbody tr")].map(row => [...row.cells].map(cell => [
+    cell.dataset.column, cell.querySelector("data").value, cell.textContent]))"""
+RELATIVE_LUMINANCE = """element => {
+    const channel = value => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+    const luminance = text => { const [r, g, b] = text.match(/[\\d.]+/g).map(v => channel(v / 255));
+                                return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+    let ground = element;
+    while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
+    const pair = [luminance(getComputedStyle(element).color), luminance(getComputedStyle(ground).backgroundColor)];
+    return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05); }"""
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    suite = quickstart_like(steps=30, looks=(0, 5, 30), conclusive=False, note="cut to 30 steps")
+    return write_report(write_suite(tmp_path_factory.mktemp("planted"), suite))
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    everything = " ".join(HOSTILE)
+    arm = PlantedArm(
+        name="a",
+        moe=MoEConfig(num_experts=4),
+        shares={0: np.full((len(HOSTILE), 4), 0.25)},
+        question=everything,
+        changes={HOSTILE[1]: [HOSTILE[0], HOSTILE[2]]},
+        baseline=HOSTILE[3],
+    )
+    sources = [{"domain": text, "source": text, "licence": text, "documents": 1} for text in HOSTILE]
+    suite = PlantedSuite(
+        arms=(arm,),
+        domains=HOSTILE,
+        sources=sources,
+        steps=2,
+        looks=(0, 2),
+        name=everything,
+        question=everything,
+        command=everything,
+        note=everything,
+        conclusive=False,
+    )
+    folder = write_suite(tmp_path_factory.mktemp("hostile"), suite)
+    manifest = folder / "a/seed-42/manifest.json"
+    manifest.write_text(manifest.read_text("utf-8").replace('"x86_64"', '"<img src=x onerror=alert(9)>"'), "utf-8")
+    return write_report(folder)
+
+
+def test_opens_from_disk_without_a_request_an_error_or_a_dialog(planted: Path, open_page) -> None:
+    page = open_page(planted)
+    assert "specialise" in page.locator("h1").inner_text()
+    assert page.locator("figure img").count() == 12
+    broken = page.evaluate("[...document.images].filter(image => !image.complete || image.naturalWidth === 0).length")
+    assert broken == 0
+
+
+def test_the_first_lines_say_that_it_is_too_short(planted: Path, open_page) -> None:
+    page = open_page(planted)
+    lines = page.locator("body").inner_text().split("\n")
+    assert [line for line in lines if line][2] == "Too short for conclusions (cut to 30 steps)."
+
+
+def test_every_number_in_a_table_is_that_of_its_csv(planted: Path, open_page) -> None:
+    page = open_page(planted)
+    tables = page.locator("table").all()
+    names = [table.get_attribute("data-table") for table in tables]
+    assert names == ["arms", "runs", "shares", "routing", "receipts", "sources", "format_audit", "costs"]
+    for name, table in zip(names, tables, strict=True):
+        with (planted.parent / f"tables/{name}.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        shown = table.evaluate(CELLS)
+        assert len(shown) == len(rows)
+        for cells, row in zip(shown, rows, strict=True):
+            for column, exact, text in cells:
+                assert exact == row[column], (name, column)
+                assert same(text, exact), (name, column, text, exact)
+
+
+def same(text: str, exact: str) -> bool:
+    """Whether what is shown is the exact value, rounded as its last figure says."""
+    plain = text.replace(",", "").replace("−", "-")
+    if exact == "" or not is_number(exact):
+        return text in (exact, "–", "none") or text.replace(", ", " ") == exact
+    if " " in plain.strip("\u00a0%") or "\u00a0" in plain.removesuffix("\u00a0%"):
+        return True  # a duration or several experts; numbers.py has its own tests
+    value, scale = (plain.removesuffix("\u00a0%"), 100) if plain.endswith("%") else (plain, 1)
+    figures = value.partition("e")[0].partition(".")[2]
+    unit = 10.0 ** (-len(figures) + (int(value.partition("e")[2]) if "e" in value else 0))
+    return abs(float(value) - scale * float(exact)) <= 0.5 * unit + 1e-9
+
+
+def is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def test_the_comparison_above_can_fail() -> None:
+    assert same("12.5\u00a0%", "0.125")
+    assert not same("12.6\u00a0%", "0.125")
+    assert not same("983,041", "983040")
+    assert not same("−0.004", "0.0041")
+    assert not same("4.5e−07", "4.6e-06")
+    assert not same("code", "math")
+
+
+def test_hostile_text_shows_verbatim_and_runs_nothing(hostile: Path, open_page) -> None:
+    page = open_page(hostile)
+    everything = " ".join(HOSTILE)
+    assert page.locator("h1").text_content() == everything
+    assert page.locator(".arm p").first.text_content() == everything
+    assert page.locator("pre").text_content() == everything
+    assert page.title().split() == f"{everything}: {everything}".split()
+    sources = [[text for _, _, text in row] for row in page.locator("[data-table=sources]").evaluate(CELLS)]
+    assert sources == [[text, text, text, "1"] for text in HOSTILE]
+    change = page.locator(".arm li")
+    assert HOSTILE[1] in change.text_content()
+    assert f"{HOSTILE[0]} → {HOSTILE[2]}" in change.text_content()
+    assert "<img src=x onerror=alert(9)>" in page.locator("main").text_content()
+    assert "{{7*7}}" in page.locator("h1").text_content()
+
+
+def test_hostile_text_makes_no_element_and_no_handler(hostile: Path, open_page) -> None:
+    page = open_page(hostile)
+    assert page.locator("script, iframe, object, embed, base, form").count() == 0
+    assert page.evaluate("[...document.images].every(image => image.src.startsWith('data:image/svg+xml'))")
+    handlers = (
+        "[...document.querySelectorAll('*')].flatMap(e => [...e.attributes]).filter(a => /^on/i.test(a.name)).length"
+    )
+    assert page.evaluate(handlers) == 0
+
+
+@pytest.mark.parametrize("name", ["heatmap-a", "loss-domains"])
+def test_hostile_names_in_a_figure_file_run_nothing(hostile: Path, open_page, name: str) -> None:
+    page = open_page(hostile.parent / f"figures/{name}.svg")
+    assert page.evaluate("document.querySelectorAll('script').length") == 0
+
+
+def open_details(page: Page) -> None:
+    page.evaluate("document.querySelectorAll('details').forEach(element => { element.open = true; })")
+
+
+@pytest.mark.parametrize("width", [320, PHONE, DESKTOP])
+@pytest.mark.parametrize("which", ["planted", "hostile"])
+def test_no_horizontal_overflow(which: str, width: int, open_page, request: pytest.FixtureRequest) -> None:
+    page = open_page(request.getfixturevalue(which), width=width)
+    open_details(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_figures_and_text_are_large_enough_on_a_phone(planted: Path, open_page) -> None:
+    page = open_page(planted, width=PHONE)
+    widths = page.evaluate(
+        "[...document.images].map(image => image.getBoundingClientRect().width / image.naturalWidth)"
+    )
+    assert min(widths) > 0.6  # 9-point labels stay above 7 pixels
+    sizes = page.evaluate("[...document.querySelectorAll('p, td, li, figcaption')].map(e => parseFloat(getComputedStyle(e).fontSize))")  # fmt: skip # noqa: E501
+    assert min(sizes) >= 13
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_text_is_legible_in_light_and_dark(planted: Path, open_page, dark: bool) -> None:
+    page = open_page(planted, dark=dark)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, ground.removeprefix("rgb(").removesuffix(")").split(","))) < 128 * 3) == dark
+    for selector in (
+        "h1",
+        ".kicker",
+        ".warning",
+        ".answer dd p",
+        ".answer dt",
+        "td",
+        "th",
+        "figcaption",
+        "a",
+        "summary",
+    ):
+        assert page.locator(selector).first.evaluate(RELATIVE_LUMINANCE) >= 4.5, selector
+    assert page.locator(".card").first.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(255, 255, 255)"
+
+
+def test_every_figure_has_a_title_and_says_how_to_read_it(planted: Path, open_page) -> None:
+    page = open_page(planted)
+    for figure in page.locator("figure").all():
+        title = figure.locator("h3").inner_text()
+        assert any(character.isdigit() for character in title), title
+        assert figure.locator("img").get_attribute("alt") == figure.locator("h3").text_content()
+        reading = figure.locator("figcaption").inner_text()
+        assert "n = " in reading
+        assert any(unit in reading for unit in ("%", "nats", "ln E")), reading

@@ -1,0 +1,121 @@
+"""`suite`, `quickstart` and `report`: what they hand on, and what they print."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from moe_emergence import cli
+from moe_emergence.commands import suite as command
+from moe_emergence.experiments.suites import Suite, fast, suite_named
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Every call of the suite runner; the page and its tables are stand-ins."""
+    made: list[dict[str, Any]] = []
+    table = SimpleNamespace(title="Losses", columns=("arm", "LM loss"), numeric=(False, True), rows=(("moe", "3.5"),))
+    summary = SimpleNamespace(warning="too short", sentences=("It runs [really].",), tables=(table,))
+    monkeypatch.setattr(
+        "moe_emergence.training.suite.run_suite",
+        lambda suite, folder, **options: made.append({"suite": suite, "folder": folder} | options),
+    )
+    monkeypatch.setattr("moe_emergence.report.page.write_report", lambda folder: folder / "report.html")
+    monkeypatch.setattr("moe_emergence.report.summary.suite_summary", lambda folder: summary)
+    return made
+
+
+def _suite(calls: list[dict[str, Any]]) -> Suite:
+    (call,) = calls
+    suite = call["suite"]
+    assert isinstance(suite, Suite)
+    return suite
+
+
+def test_quickstart_trains_its_suite_and_closes_with_tables_and_page(
+    calls: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["quickstart"]) == 0
+    assert _suite(calls) == suite_named("quickstart")
+    assert (calls[0]["folder"], calls[0]["seeds"]) == (Path("runs/quickstart"), (42,))
+    assert calls[0]["command"] == "moe-emergence quickstart"
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert lines[0] == ["Losses"]
+    assert ["moe", "3.5"] in lines
+    assert lines[-3:] == [
+        ["-", "It", "runs", "[really]."],
+        ["Note:", "too", "short"],
+        ["page:", "runs/quickstart/report.html"],
+    ]
+
+
+def test_fast_is_said_to_be_too_short(calls: list[dict[str, Any]]) -> None:
+    cli.main(["quickstart", "--fast"])
+    assert _suite(calls) == fast(suite_named("quickstart"))
+    assert not _suite(calls).conclusive
+
+
+def test_quickstart_takes_base_corpus_and_device(calls: list[dict[str, Any]]) -> None:
+    cli.main(["quickstart", "--base", "b", "--corpus", "c", "--device", "cpu", "--seeds", "2", "--seed", "7"])
+    configs = [arm.config for arm in _suite(calls).arms]
+    assert {(c.base, c.data.corpus, c.execution.device) for c in configs} == {("b", "c", "cpu")}
+    assert calls[0]["seeds"] == (7, 8)
+
+
+def test_fields_apply_to_every_arm(calls: list[dict[str, Any]]) -> None:
+    cli.main(["suite", "quickstart", "--training.steps", "5", "--moe.num_experts=4", "--corpus", "c", "--out", "o"])
+    suite = _suite(calls)
+    assert {arm.config.training.steps for arm in suite.arms} == {5}
+    assert {arm.config.moe.num_experts for arm in suite.arms if arm.config.moe is not None} == {4}
+    assert {arm.config.data.corpus for arm in suite.arms} == {"c"}
+    assert calls[0]["folder"] == Path("o")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["suite", "quikstart"], "there is no suite 'quikstart'; did you mean quickstart?"),
+        (
+            ["suite", "quickstart", "--training.stepz", "5"],
+            "there is no option --training.stepz. Did you mean --training.steps?",
+        ),
+        (["suite", "quickstart", "--moe.top_k", "9"], "moe.top_k must lie between 1 and moe.num_experts (8); got 9"),
+        (["suite", "quickstart", "--moe.top_k", "2"], "suite quickstart: arm top2 is the same as its baseline moe"),
+        (["quickstart", "--seeds", "0"], "--seeds must be at least 1; got 0"),
+        (["quickstart", "--workers", "0"], "--workers must be at least 1; got 0"),
+        (["suite"], "the following arguments are required: suite"),
+        (["report", "/no/runs"], "there is no folder /no/runs: give a suite's folder, as in runs/quickstart"),
+    ],
+)
+def test_mistakes_train_nothing(
+    arguments: list[str], message: str, calls: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "runs", "workers"),
+    [("cpu", 1, 5, 1), ("cpu", 2, 5, 2), ("cpu", 16, 5, 4), ("cpu", 16, 2, 2), ("cuda", 16, 5, 1)],
+)
+def test_workers_by_default(device: str, cores: int, runs: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("moe_emergence.training.runtime.choose_device", lambda name: SimpleNamespace(type=name))
+    monkeypatch.setattr(command.os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert command._default_workers(device, runs) == workers
+
+
+def test_a_dry_run_prints_costs_and_trains_nothing(
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cost = {"arm": "moe", "parameters": 1000, "active_parameters": 10, "state_bytes": 16000, "tokens": 5, "flops": 3e15}
+    monkeypatch.setattr("moe_emergence.training.suite.dry_run", lambda suite: [cost])
+    assert cli.main(["suite", "gpt2", "--dry-run"]) == 0
+    assert "moe 1,000 10 15.62 KiB 5 3e+15" in " ".join(capsys.readouterr().out.split())
+    assert calls == []
+
+
+def test_report_prints_the_page(calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"

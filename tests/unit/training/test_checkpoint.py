@@ -1,0 +1,277 @@
+"""Checkpoints: whole or not there, bit-equal when read back, and refused by name when they are not what was written."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel
+
+from moe_emergence.config import OptimizerConfig
+from moe_emergence.data.blocks import PreparedData
+from moe_emergence.errors import CheckpointError
+from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
+from moe_emergence.training.checkpoint import (
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    checkpoint_name,
+    load_optimizer,
+    load_weights,
+    newest_checkpoint,
+    optimizer_tensors,
+    read_checkpoint,
+    remove_old_checkpoints,
+    save_checkpoint,
+)
+from moe_emergence.training.optimizer import make_optimizer
+from moe_emergence.training.step import make_batch, train_step
+
+MakeMoE = Callable[..., GPT2MoEForCausalLM]
+FILES = (MODEL, OPTIMIZER, STATE, "config.json")
+
+
+def trained(model: Any, data: PreparedData, steps: int = 2, optimizer: Any = None) -> torch.optim.Optimizer:
+    optimizer = optimizer or make_optimizer(model, OptimizerConfig(learning_rate=1e-3))
+    for step in range(steps):
+        batch = make_batch(data.train, seed=1, step=step, batch_size=4, device=torch.device("cpu"))
+        train_step(model, optimizer, batch, micro_batch_size=None, clip_norm=1.0)
+    return optimizer
+
+
+def saved(model: Any, data: PreparedData, folder: Path, step: int = 2) -> tuple[Path, torch.optim.Optimizer]:
+    optimizer = trained(model, data)
+    return save_checkpoint(folder, model, optimizer, {"step": step, "collapse": None}), optimizer
+
+
+def weights(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def flip_a_byte(file: Path) -> None:
+    raw = bytearray(file.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    file.write_bytes(raw)
+
+
+# Round trip
+
+
+@pytest.mark.parametrize("experts", [True, False])
+def test_weights_and_optimizer_come_back_bit_by_bit(
+    make_moe: MakeMoE, dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path, experts: bool
+) -> None:
+    """And the next step after it is the same as without."""
+    model = make_moe() if experts else dense
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    folder, optimizer = saved(model, toy_data, tmp_path)
+    before, moments = weights(model), {n: t.clone() for n, t in optimizer_tensors(optimizer).items()}
+    assert read_checkpoint(folder) == {"step": 2, "collapse": None}
+
+    trained(model, toy_data, 1, optimizer)
+    after = weights(model)
+    model.load_state_dict(start)
+    fresh = make_optimizer(model, OptimizerConfig(learning_rate=1e-3))
+    load_weights(folder, model)
+    load_optimizer(folder, fresh)
+    assert equal(weights(model), before)
+    assert equal(optimizer_tensors(fresh), moments)
+    assert len(moments) == 3 * len(before)
+    trained(model, toy_data, 1, fresh)
+    assert equal(weights(model), after)
+
+
+def test_before_the_first_step_there_are_no_moments(
+    dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path
+) -> None:
+    optimizer = make_optimizer(dense, OptimizerConfig())
+    folder = save_checkpoint(tmp_path, dense, optimizer, {"step": 0})
+    load_optimizer(folder, optimizer)
+    assert len(optimizer.state) == 0
+
+
+def test_tied_weights_are_stored_once(make_moe: MakeMoE, toy_data: PreparedData, tmp_path: Path) -> None:
+    model = make_moe()
+    assert model.lm_head.weight is model.transformer.wte.weight
+    folder, _ = saved(model, toy_data, tmp_path)
+    stored = load_file(folder / MODEL)
+    assert "transformer.wte.weight" in stored
+    assert "lm_head.weight" not in stored
+    assert sum(t.numel() for t in stored.values()) == model.num_parameters()
+
+
+@pytest.mark.parametrize("experts", [True, False])
+def test_transformers_reads_it(
+    make_moe: MakeMoE, dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path, experts: bool
+) -> None:
+    model = make_moe(top_k=2) if experts else dense
+    folder, _ = saved(model, toy_data, tmp_path)
+    kind = AutoModelForCausalLM if experts else GPT2LMHeadModel
+    loaded, info = kind.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert type(loaded) is type(model)
+    tokens = torch.from_numpy(toy_data.dev.tokens[:2].astype("int64"))
+    with torch.no_grad():
+        ours, theirs = model.eval()(input_ids=tokens).logits, loaded.eval()(input_ids=tokens).logits
+    assert torch.allclose(ours, theirs, atol=1e-6)
+    assert equal(weights(model), weights(loaded))
+    if experts:
+        assert loaded.moe_layer_indices == (1,)
+        assert loaded.config.num_experts_per_tok == 2
+
+
+def test_no_pickle_is_written(make_moe: MakeMoE, toy_data: PreparedData, tmp_path: Path) -> None:
+    folder, _ = saved(make_moe(), toy_data, tmp_path)
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
+
+
+# What was not written, or is no longer what was
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_byte_is_refused_by_name(
+    dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path, name: str
+) -> None:
+    folder, _ = saved(dense, toy_data, tmp_path)
+    flip_a_byte(folder / name)
+    with pytest.raises(CheckpointError, match=rf"{name} is damaged: its sha256 is not the recorded"):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+def test_a_missing_file_is_refused_by_name(
+    dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path, name: str
+) -> None:
+    folder, _ = saved(dense, toy_data, tmp_path)
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=name):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"sha256": 3}'])
+def test_a_damaged_manifest_is_refused(
+    dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path, content: str
+) -> None:
+    folder, _ = saved(dense, toy_data, tmp_path)
+    (folder / MANIFEST).write_text(content)
+    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+        read_checkpoint(folder)
+
+
+def test_weights_of_another_shape_are_refused(make_moe: MakeMoE, toy_data: PreparedData, tmp_path: Path) -> None:
+    folder, _ = saved(make_moe(), toy_data, tmp_path)
+    with pytest.raises(
+        CheckpointError,
+        match=rf"{MODEL}: transformer\.h\.1\.mlp\.moe\.\S+ has shape \(4, .*, the model's \(6, ",
+    ):
+        load_weights(folder, make_moe(num_experts=6))
+
+
+def test_weights_of_another_model_are_refused(
+    make_moe: MakeMoE, dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path
+) -> None:
+    folder, _ = saved(make_moe(), toy_data, tmp_path)
+    with pytest.raises(CheckpointError, match=r"missing \['transformer\.h\.1\.mlp\.c_fc\.bias'.*unknown \['transf"):
+        load_weights(folder, dense)
+    with pytest.raises(CheckpointError, match=rf"{OPTIMIZER} does not fit the model: missing"):
+        load_optimizer(folder, make_optimizer(dense, OptimizerConfig()))
+
+
+def test_a_refusal_leaves_the_model_as_it_was(make_moe: MakeMoE, toy_data: PreparedData, tmp_path: Path) -> None:
+    folder, _ = saved(make_moe(), toy_data, tmp_path)
+    other = make_moe(num_experts=6)
+    before = weights(other)
+    with pytest.raises(CheckpointError):
+        load_weights(folder, other)
+    assert equal(weights(other), before)
+
+
+def test_an_unreadable_weights_file_is_refused(dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path) -> None:
+    folder, _ = saved(dense, toy_data, tmp_path)
+    (folder / MODEL).write_bytes(b"\xff" * 20)
+    with pytest.raises(CheckpointError, match=f"cannot read .*{MODEL}"):
+        load_weights(folder, dense)
+
+
+# Which there are
+
+
+@pytest.fixture
+def several(dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path) -> Path:
+    """Checkpoints of steps 2, 10, 999,999 and 1,000,000."""
+    first, _ = saved(dense, toy_data, tmp_path)
+    for step in (10, 999_999, 1_000_000):
+        shutil.copytree(first, tmp_path / checkpoint_name(step))
+    return tmp_path
+
+
+def found(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_the_newest_is_that_of_the_highest_step(several: Path) -> None:
+    assert newest_checkpoint(several) == several / "step-1000000"
+    shutil.rmtree(several / "step-1000000")
+    assert newest_checkpoint(several) == several / "step-999999"
+
+
+def test_there_may_be_none(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path) is None
+    assert newest_checkpoint(tmp_path / "not there") is None
+
+
+def test_what_was_not_finished_is_no_checkpoint(several: Path) -> None:
+    shutil.copytree(several / "step-000010", several / ".step-2000000.123")
+    (several / "step-2000001").mkdir()
+    (several / "step-2000001" / MODEL).write_bytes(b"half")
+    assert newest_checkpoint(several) == several / "step-1000000"
+
+
+def test_a_failure_while_writing_leaves_nothing_under_the_final_name(
+    dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = trained(dense, toy_data)
+    monkeypatch.setattr(type(dense.config), "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path, dense, optimizer, {"step": 2})
+    assert not (tmp_path / "step-000002").exists()
+    assert newest_checkpoint(tmp_path) is None
+    monkeypatch.undo()
+    save_checkpoint(tmp_path, dense, optimizer, {"step": 2})
+    assert found(tmp_path) == {"step-000002"}
+
+
+def test_old_ones_go_after_the_newest_is_verified(several: Path) -> None:
+    remove_old_checkpoints(several, 2)
+    assert found(several) == {"step-999999", "step-1000000"}
+
+
+def test_old_ones_stay_while_the_newest_is_damaged(several: Path) -> None:
+    before = found(several)
+    flip_a_byte(several / "step-1000000" / MODEL)
+    with pytest.raises(CheckpointError, match="step-1000000"):
+        remove_old_checkpoints(several, 1)
+    assert found(several) == before
+
+
+def test_as_many_as_asked_stay(several: Path) -> None:
+    remove_old_checkpoints(several, 4)
+    assert len(found(several)) == 4
+    remove_old_checkpoints(several, 1)
+    assert found(several) == {"step-1000000"}
+
+
+def test_a_manifest_lists_every_file(dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path) -> None:
+    folder, _ = saved(dense, toy_data, tmp_path)
+    listed = json.loads((folder / MANIFEST).read_text())["sha256"]
+    assert set(listed) == found(folder) - {MANIFEST}

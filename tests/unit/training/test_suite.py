@@ -1,0 +1,210 @@
+"""A suite in one process: what it writes down, what it refuses before training, and that it goes on where it was."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moe_emergence.config import MoEConfig, RunConfig
+from moe_emergence.errors import ConfigError, Interrupted, RunDirectoryError
+from moe_emergence.experiments.suites import Arm, Suite
+from moe_emergence.tracking.console import RunConsole
+from moe_emergence.training import loop, suite
+from moe_emergence.training.suite import describe, dry_run, run_suite
+
+Config = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module")
+def two_arms(toy_config: Config) -> Suite:
+    """Two arms of two steps that differ in k."""
+    training = {"steps": 2, "checkpoint_every": 1}
+    one = toy_config(name="one", question="One?", training=training)
+    two = replace(one, name="two", question="Two?", moe=replace(one.moe, top_k=2))
+    return Suite(
+        name="pair",
+        question="Does k matter?",
+        arms=(Arm(config=one), Arm(config=two, baseline="one", may_change=("moe.top_k",))),
+        conclusive=False,
+        note="a test",
+    )
+
+
+def call(arms: Suite, folder: Path, **options: Any) -> Any:
+    return run_suite(arms, folder, **({"seeds": (7,), "console": RunConsole(quiet=True)} | options))
+
+
+@pytest.fixture(scope="module")
+def done(two_arms: Suite, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both arms with two seeds; tests read it only."""
+    folder = tmp_path_factory.mktemp("suites") / "pair"
+    call(two_arms, folder, seeds=(7, 8), command="moe-emergence suite pair --seeds 2")
+    return folder
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != "suite.json"}
+
+
+def test_every_arm_is_trained_with_every_seed(done: Path) -> None:
+    runs = {str(path.parent.relative_to(done)) for path in done.glob("*/*/config.json")}
+    assert runs == {"one/seed-7", "one/seed-8", "two/seed-7", "two/seed-8"}
+    for run in runs:
+        config = json.loads((done / run / "config.json").read_text())
+        assert f"{config['name']}/seed-{config['seed']}" == run
+        assert json.loads((done / run / "metrics.jsonl").read_text().splitlines()[-1])["event"] == "end"
+
+
+def test_all_runs_read_one_prepared_corpus(done: Path) -> None:
+    assert len(list((done / "data").iterdir())) == 1
+    digests = {json.loads(path.read_text())["data"]["digest"] for path in done.glob("*/*/manifest.json")}
+    assert len(digests) == 1
+    assert not list(done.glob("*/*/data"))
+
+
+def test_seeds_differ_and_arms_start_alike(done: Path) -> None:
+    def first(run: str) -> dict[str, Any]:
+        return json.loads((done / run / "metrics.jsonl").read_text().splitlines()[0])
+
+    assert first("one/seed-7")["lm_loss"] != first("one/seed-8")["lm_loss"], "each seed draws its own experts"
+    assert first("one/seed-7")["routing"][0]["first_choice"] == first("two/seed-7")["routing"][0]["first_choice"]
+
+
+def test_suite_json_says_what_the_suite_is(done: Path) -> None:
+    assert json.loads((done / "suite.json").read_text()) == {
+        "suite": "pair",
+        "name": "pair",
+        "question": "Does k matter?",
+        "conclusive": False,
+        "note": "a test",
+        "seeds": [7, 8],
+        "command": "moe-emergence suite pair --seeds 2",
+        "arms": [
+            {"name": "one", "question": "One?", "baseline": None, "changes": {}},
+            {"name": "two", "question": "Two?", "baseline": "one", "changes": {"moe.top_k": [1, 2]}},
+        ],
+    }
+
+
+def test_finished_runs_stay(two_arms: Suite, done: Path) -> None:
+    before = times(done)
+    summaries = call(two_arms, done, seeds=(7, 8))
+    assert times(done) == before
+    assert [str(s.folder.relative_to(done)) for s in summaries] == [
+        "one/seed-7",
+        "two/seed-7",
+        "one/seed-8",
+        "two/seed-8",
+    ]
+    assert {(s.steps, s.reason) for s in summaries} == {(2, "finished")}
+
+
+def test_the_same_call_goes_on_after_an_interrupt(
+    two_arms: Suite, done: Path, tmp_path: Path, interrupt_in_step: Callable[..., None]
+) -> None:
+    interrupt_in_step(loop, 1)
+    with pytest.raises(Interrupted, match="one: stopped at step 1 of 2"):
+        call(two_arms, tmp_path / "pair")
+    assert not (tmp_path / "pair" / "two").exists()
+    call(two_arms, tmp_path / "pair")
+    for arm in ("one", "two"):
+        run = Path(arm) / "seed-7" / "metrics.jsonl"
+        assert (tmp_path / "pair" / run).read_bytes() == (done / run).read_bytes()
+
+
+# Refused before anything is trained
+
+
+def refused(arms: Suite, folder: Path, error: type[Exception], message: str, **options: Any) -> None:
+    before = times(folder) if folder.is_dir() else None
+    with pytest.raises(error, match=message):
+        call(arms, folder, **options)
+    assert (times(folder) if folder.is_dir() else None) == before
+
+
+def test_a_folder_with_something_else_in_it_is_refused(two_arms: Suite, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    refused(two_arms, tmp_path, RunDirectoryError, "is not empty and holds no suite: choose another folder")
+
+
+def test_a_file_in_the_folder_s_place_is_refused(two_arms: Suite, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "inside"):
+        with pytest.raises(RunDirectoryError, match=str(path)):
+            call(two_arms, path)
+
+
+def test_another_suite_s_folder_is_refused(two_arms: Suite, done: Path) -> None:
+    other = replace(two_arms, name="other")
+    refused(other, done, RunDirectoryError, "holds the suite 'pair', not 'other': choose another folder")
+
+
+def test_changed_settings_are_refused_with_both_values(two_arms: Suite, done: Path) -> None:
+    """Also where only the last arm's have changed, and before new seeds are trained."""
+    longer = two_arms.override({"training.steps": 3})
+    refused(longer, done, RunDirectoryError, r"one.seed-7 was started with training\.steps = 2, not 3")
+    last = replace(two_arms.arms[1], config=replace(two_arms.arms[1].config, moe=MoEConfig(layers=(1,), top_k=2)))
+    changed = replace(two_arms, arms=(two_arms.arms[0], replace(last, may_change=("moe",))))
+    refused(changed, done, RunDirectoryError, r"two.seed-8 was started with moe\.num_experts = 4, not 8", seeds=(9, 8))
+
+
+def test_suite_json_stays_when_settings_are_refused(two_arms: Suite, done: Path) -> None:
+    before = (done / "suite.json").read_bytes()
+    refused(two_arms.override({"training.steps": 3}), done, RunDirectoryError, "training.steps".replace(".", r"\."))
+    assert (done / "suite.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"moe.layers": (5,)}, r"moe\.layers must lie between 0 and 1 .*got 5"),
+        ({"data.block_size": 64}, r"data\.block_size must be at most 32, .*got 64"),
+        ({"base": "/no/such/model"}, r"/no/such/model"),
+        ({"data.corpus": "/no/such/corpus"}, r"/no/such/corpus is not a folder"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_at_once(
+    two_arms: Suite, tmp_path: Path, changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before an arm that could be trained is; and the mended suite may use the folder."""
+    monkeypatch.setattr(suite, "train", lambda *_, **__: pytest.fail("an arm was trained"))
+    with pytest.raises(Exception, match=message) as refusal:
+        call(two_arms.override(changes), tmp_path / "pair")
+    assert type(refusal.value).__module__ == "moe_emergence.errors"
+    monkeypatch.undo()
+    monkeypatch.setattr(suite, "train", lambda *_, **__: None)
+    call(two_arms, tmp_path / "pair")
+
+
+def test_arms_of_different_data_are_refused(two_arms: Suite, tmp_path: Path) -> None:
+    other = replace(two_arms.arms[1].config, data=replace(two_arms.arms[1].config.data, block_size=16))
+    arms = (two_arms.arms[0], Arm(config=other, baseline="one", may_change=("moe", "data")))
+    with pytest.raises(ConfigError, match="must share one base and one data configuration"):
+        call(replace(two_arms, arms=arms), tmp_path / "pair")
+
+
+# What it would cost
+
+
+def test_dry_run_counts_from_configurations(two_arms: Suite) -> None:
+    one, two = dry_run(two_arms)
+    assert (one["arm"], two["arm"]) == ("one", "two")
+    assert one["parameters"] == two["parameters"]
+    assert two["active_parameters"] > one["active_parameters"]
+    assert one["tokens"] == 2 * 4 * 32
+
+
+def test_runs_side_by_side_get_one_thread_each_unless_told_otherwise(two_arms: Suite) -> None:
+    free = replace(two_arms.arms[0].config, execution=replace(two_arms.arms[0].config.execution, threads=None))
+    assert suite._config(free, 3, 2).execution.threads == 1
+    assert suite._config(free, 3, 1).execution.threads is None
+    told = replace(free, execution=replace(free.execution, threads=4))
+    assert suite._config(told, 3, 2).execution.threads == 4
+    assert suite._config(told, 3, 2).seed == 3
+
+
+def test_describe_names_no_change_of_a_baseline(two_arms: Suite) -> None:
+    assert describe(two_arms, (1,), "")["arms"][0]["changes"] == {}
