@@ -182,6 +182,7 @@ def _finish(
     PreTrainedTokenizerFast(
         tokenizer_object=data.tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT
     ).save_pretrained(final)
+    data.tokenizer.save(str(final / "tokenizer.json"))  # as it was: transformers writes it otherwise, with another digest
     assert phase.decay_from is not None
     record = {
         "recipe": asdict(recipe),
