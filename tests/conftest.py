@@ -11,6 +11,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is loaded; tiny operations: threads would only wait
+
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -19,7 +22,7 @@ from moe_emergence.data.blocks import PreparedData, prepare
 from moe_emergence.data.corpora import Corpus, load_corpus
 from moe_emergence.data.tokenizer import end_of_text_id, train_tokenizer
 
-torch.set_num_threads(1)  # tiny operations: threads would only wait for each other
+torch.set_num_threads(1)
 
 BLOCK_SIZE, VOCABULARY = 32, 320
 WORDS = {

@@ -1,16 +1,13 @@
-"""A run's configuration in files: YAML or JSON in, YAML out, and where a run keeps its own."""
+"""A run's configuration in files: YAML or JSON in, YAML out."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace, get_loader
 
-from moe_emergence.config import RunConfig, flat, from_dict, to_dict
-from moe_emergence.errors import ConfigError, RunDirectoryError
-
-CONFIG = "config.json"
+from moe_emergence.config import RunConfig, to_dict
+from moe_emergence.errors import ConfigError
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -41,15 +38,3 @@ def _flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 def to_yaml(config: RunConfig) -> str:
     """The whole configuration; read back it gives the same."""
     return ArgumentParser().dump(Namespace(**to_dict(config)), skip_validation=True)
-
-
-def kept_config(folder: Path) -> RunConfig:
-    """The configuration of the run in `folder`."""
-    if not (folder / CONFIG).exists():
-        raise RunDirectoryError(f"no run in {folder} (no {CONFIG} there): give the folder of a run")
-    return from_dict(json.loads((folder / CONFIG).read_text("utf-8")))
-
-
-def kept_values(folder: Path) -> dict[str, Any]:
-    """The same as dotted values."""
-    return flat(kept_config(folder))

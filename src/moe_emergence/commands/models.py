@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moe_emergence.commands.files import CONFIG, kept_config
 from moe_emergence.errors import ModelError
+from moe_emergence.training.run_directory import CONFIG, RunDirectory
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -49,12 +49,12 @@ def _places(folder: Path) -> "tuple[Path, Tokenizer]":
     if "model_type" in _config(folder):
         run = folder.parent.parent
         if not (folder / "tokenizer.json").exists() and (run / CONFIG).exists():
-            return folder, load_tokenizer(kept_config(run).base)
+            return folder, load_tokenizer(RunDirectory.open_existing(run).config.base)
         return folder, load_tokenizer(str(folder))
     newest = newest_checkpoint(folder / "checkpoints")
     if newest is None:
         raise ModelError(f"the run in {folder} has no checkpoint yet: let it run to one first")
-    return newest, load_tokenizer(kept_config(folder).base)
+    return newest, load_tokenizer(RunDirectory.open_existing(folder).config.base)
 
 
 def _config(folder: Path) -> dict[str, Any]:

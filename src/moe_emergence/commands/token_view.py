@@ -1,4 +1,4 @@
-"""Tokens with the experts they used: coloured text on a terminal, a plain table anywhere else or with NO_COLOR."""
+"""Tokens with the experts they used: coloured text on a terminal of many colours, else (or with NO_COLOR) a table."""
 
 import colorsys
 import os
@@ -35,11 +35,17 @@ class TokenUse:
 def print_tokens(tokens: Sequence[TokenUse], console: Console | None = None) -> None:
     """Write them to stdout."""
     out = console or Console(file=sys.stdout)
-    if out.is_terminal and not os.environ.get("NO_COLOR") and tokens[0].experts:
+    if _shows_colours(out) and tokens[0].experts:
         for layer in tokens[0].experts:
             out.print(_coloured(tokens, layer), soft_wrap=True, highlight=False)
     else:
         out.print(plain(tokens), soft_wrap=True, highlight=False, markup=False, emoji=False)
+
+
+def _shows_colours(console: Console) -> bool:
+    """Whether it is a terminal that can tell the experts' colours apart: one of 16 colours cannot."""
+    enough = console.color_system in ("256", "truecolor")
+    return console.is_terminal and enough and not os.environ.get("NO_COLOR")
 
 
 def plain(tokens: Sequence[TokenUse]) -> str:

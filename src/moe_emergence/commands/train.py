@@ -6,11 +6,12 @@ from typing import Any
 
 from moe_emergence.commands.arguments import Arguments, Command
 from moe_emergence.commands.fields import build_run, fields_of
-from moe_emergence.commands.files import kept_values, read_values, to_yaml
+from moe_emergence.commands.files import read_values, to_yaml
 from moe_emergence.config import RunConfig, flat
 from moe_emergence.errors import ConfigError
 from moe_emergence.experiments.presets import PRESETS
 from moe_emergence.experiments.suites import did_you_mean
+from moe_emergence.training.run_directory import RunDirectory
 
 PURPOSE = (
     "Train one run. Its fields come from --preset (or the run given to --resume or --from), then from --config, then "
@@ -51,7 +52,7 @@ def layers(parser: Command, given: Arguments) -> Iterator[Mapping[str, Any]]:
             raise ConfigError(f"there is no preset {given['preset']!r}{did_you_mean(given['preset'], list(PRESETS))}")
         yield flat(PRESETS[given["preset"]]())
     elif source is not None:
-        yield kept_values(Path(source))
+        yield flat(RunDirectory.open_existing(Path(source)).config)
     if given["config"] is not None:
         yield parser.parse_values(read_values(Path(given["config"])), given["config"])
     yield given.fields

@@ -95,5 +95,7 @@ def _write(folder: Path, model: Any, base: "Base", record: dict[str, Any]) -> No
         tokenizer.save_pretrained(partial)
         (partial / RECEIPT).write_text(json.dumps(record, indent=1) + "\n", "utf-8")
         partial.replace(folder)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write the model to {folder}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

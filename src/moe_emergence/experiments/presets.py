@@ -16,7 +16,7 @@ def dense() -> RunConfig:
         name="dense",
         question="What does more training alone do?",
         data=DataConfig(dev_blocks=8, test_blocks=32, probe_tokens=12_000),
-        optimizer=OptimizerConfig(learning_rate=5e-4, gate_multiplier=30.0),
+        optimizer=OptimizerConfig(learning_rate=5e-4, gate_multiplier=10.0),
         training=TrainingConfig(steps=240, batch_size=16, evaluations=8, checkpoint_every=80),
     )
 

@@ -135,7 +135,7 @@ def _arms(prefix: str = "") -> tuple[Arm, ...]:
     )
 
 
-QUESTION = "Do experts copied from one MLP specialise on code, math and prose, and what does load balancing do to it?"
+QUESTION = "Do experts copied from one MLP specialise by domain, and what does load balancing do to it?"
 
 
 def quickstart() -> Suite:

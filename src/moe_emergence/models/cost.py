@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from moe_emergence.config import EMBEDDED, MoEConfig, RunConfig
-from moe_emergence.errors import ModelError
-from moe_emergence.models.base import ASSETS
+from moe_emergence.config import MoEConfig, RunConfig
+from moe_emergence.models.base import load_config
 from moe_emergence.models.configuration import GPT2MoEConfig
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
 from moe_emergence.models.upcycle import active_parameters
@@ -40,12 +39,7 @@ def run_cost(config: RunConfig) -> dict[str, Any]:
 
 def base_config(base: str) -> GPT2Config:
     """The base's configuration, without its weights and without a network: `gpt2` is GPT-2 small."""
-    if base == "gpt2":
-        return GPT2Config()
-    try:
-        return GPT2Config.from_pretrained(str(ASSETS) if base == EMBEDDED else base, local_files_only=True)
-    except OSError as error:
-        raise ModelError(f"no model in {base!r}: give embedded, gpt2, or a model's directory") from error
+    return GPT2Config() if base == "gpt2" else load_config(base)
 
 
 def _empty_model(dense: GPT2Config, moe: MoEConfig | None) -> PreTrainedModel:

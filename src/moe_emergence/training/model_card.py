@@ -14,19 +14,21 @@ def model_card(record: Mapping[str, Any]) -> str:
         [
             "---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: text-generation\n---",
             "# The embedded base of moe-emergence\n",
-            f"A dense GPT-2-architecture language model of {record['parameters']:,} parameters ({recipe['layers']} blocks, width "
-            f"{recipe['hidden_size']}, {recipe['heads']} heads, context {recipe['block_size']}), trained from nothing on the training "
-            "documents of the embedded corpora. It exists to be upcycled; it is no good for anything else.\n",
+            f"A dense GPT-2-architecture language model of {record['parameters']:,} parameters "
+            f"({recipe['layers']} blocks, width {recipe['hidden_size']}, {recipe['heads']} heads, context {recipe['block_size']}), "
+            "trained from nothing on the training documents of the embedded corpora. It exists to be upcycled; it is no good for "
+            "anything else.\n",
             "## How it was made\n",
             "```sh\nmoe-emergence pretrain-base --out runs/base\n```\n",
-            f"{seen}. Rate {recipe['learning_rate']:g} after {recipe['warmup_steps']} warm-up steps, constant until dev gained less "
-            f"than {recipe['plateau_gain']} nats over {recipe['plateau_tokens']:,} tokens or step {recipe['max_constant_steps']:,}, then "
-            f"linear to zero. The constant phase ended at step {record['decay_from']:,} by {_ENDED[record['constant_phase_ended_by']]}.\n",
+            f"{seen}. Rate {recipe['learning_rate']:g} after {recipe['warmup_steps']} warm-up steps, constant until "
+            f"dev gained less than {recipe['plateau_gain']} nats over {recipe['plateau_tokens']:,} tokens or step "
+            f"{recipe['max_constant_steps']:,}, then linear to zero. The constant phase ended at step "
+            f"{record['decay_from']:,} by {_ENDED[record['constant_phase_ended_by']]}.\n",
             _table(("", ""), [*((name, str(value)) for name, value in _identity(record).items())]),
             "## On dev documents, at the end\n",
             _table(("domain", "LM loss, nats a token", "bits per byte"), rows),
-            f"Macro mean {last['lm_loss_macro']:.4f} nats a token. No dev or test document was trained on: `training.json` lists "
-            "the training documents.\n",
+            f"Macro mean {last['lm_loss_macro']:.4f} nats a token. No dev or test document was trained on: "
+            "`training.json` lists the training documents.\n",
             "## Dev loss over training\n",
             _table(
                 ("step", "tokens", "LM loss, macro"),
@@ -46,7 +48,7 @@ def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
         "prepared data digest": record["data_digest"],
         "seed": record["recipe"]["seed"],
         "machine": f"{environment['machine']}, {environment['threads']} thread(s)",
-        "versions": f"Python {environment['python']}, torch {environment['torch']}, transformers {environment['transformers']}",
+        "versions": ", ".join(f"{name} {environment[name]}" for name in ("python", "torch", "transformers")),
     }
 
 

@@ -51,7 +51,7 @@ class BaseRecipe:
     """Nats of dev loss (macro); the constant phase ends when a plateau window gains less."""
     plateau_tokens: int = 2_000_000
     max_constant_steps: int = 2900
-    """The constant phase ends here at the latest."""
+    """The constant phase ends with the first evaluation from here on, if not before."""
     decay_share: float = 0.2
     """Steps of the decay, as a share of the constant phase's."""
     eval_every: int = 122
@@ -123,7 +123,7 @@ def pretrain_base(recipe: BaseRecipe, data: PreparedData, folder: Path, executio
     started, first = time.monotonic(), phase.step
     with stop_requests() as stop:
         while True:
-            if phase.step % recipe.eval_every == 0 or _is_last(recipe, phase):
+            if _is_due(recipe, phase, curve):
                 scores = evaluate(model, data, data.dev, device=device, per_domain=recipe.dev_blocks)
                 del scores["routing"]
                 curve.append({"step": phase.step, "tokens": phase.step * tokens_a_step} | scores)
@@ -155,6 +155,12 @@ def pretrain_base(recipe: BaseRecipe, data: PreparedData, folder: Path, executio
     return _finish(recipe, data, folder, model, phase, environment(device, execution))
 
 
+def _is_due(recipe: BaseRecipe, phase: _Phase, curve: list[dict[str, Any]]) -> bool:
+    """Whether to evaluate now; a continued training may have done so at this step before it was cut off."""
+    on_grid = phase.step % recipe.eval_every == 0 or _is_last(recipe, phase)
+    return on_grid and not (curve and curve[-1]["step"] == phase.step)
+
+
 def _is_last(recipe: BaseRecipe, phase: _Phase) -> bool:
     return phase.decay_from is not None and phase.step == phase.decay_from + _decay_steps(recipe, phase.decay_from)
 
@@ -182,7 +188,9 @@ def _finish(
     PreTrainedTokenizerFast(
         tokenizer_object=data.tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, unk_token=END_OF_TEXT
     ).save_pretrained(final)
-    data.tokenizer.save(str(final / "tokenizer.json"))  # as it was: transformers writes it otherwise, with another digest
+    data.tokenizer.save(
+        str(final / "tokenizer.json")
+    )  # as it was: transformers writes it otherwise, with another digest
     assert phase.decay_from is not None
     record = {
         "recipe": asdict(recipe),

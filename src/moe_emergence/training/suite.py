@@ -1,9 +1,9 @@
 """A suite on this machine: the data prepared once, then every arm and seed, one after another or side by side."""
 
 import json
-import signal
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing import active_children, get_context
 from pathlib import Path
@@ -12,14 +12,15 @@ from typing import Any
 from moe_emergence.config import RunConfig, from_dict, to_dict
 from moe_emergence.data.blocks import load_prepared, prepared_folder
 from moe_emergence.data.corpora import load_corpus
-from moe_emergence.errors import ConfigError, RunDirectoryError
+from moe_emergence.errors import ConfigError, Interrupted, RunDirectoryError, TrainingError
 from moe_emergence.experiments.suites import Suite
 from moe_emergence.models.base import load_tokenizer
-from moe_emergence.models.cost import run_cost
+from moe_emergence.models.cost import base_config, run_cost
 from moe_emergence.tracking.console import RunConsole
-from moe_emergence.training.interrupt import StopRequest, stop_requests
+from moe_emergence.training.interrupt import stop_requests
 from moe_emergence.training.loop import RunSummary, train
 from moe_emergence.training.run_directory import RunDirectory, write_json
+from moe_emergence.training.start import check_fits
 
 SUITE = "suite.json"
 
@@ -38,11 +39,14 @@ def run_suite(
     With one worker the arms run here, one after another; with more, side by side in processes of one thread each.
 
     Raises:
+        ConfigError: an arm does not fit its base; no arm is trained then.
         RunDirectoryError: `folder` holds another suite, or this one with other settings.
         Interrupted: on Ctrl-C; the same call goes on from there.
     """
     console = console or RunConsole()
     configs = [_config(arm.config, seed, workers) for seed in seeds for arm in suite.arms]
+    for config in configs:
+        check_fits(config, base_config(config.base))
     _claim(suite, folder, configs, command)
     data = _prepare(configs, folder / "data", console)
     if workers <= 1:
@@ -67,7 +71,7 @@ def _run_folder(folder: Path, config: RunConfig) -> Path:
 
 def _claim(suite: Suite, folder: Path, configs: Sequence[RunConfig], command: str) -> None:
     """Refuse a folder that other runs live in, before anything is trained; then write down what the suite is."""
-    if folder.exists() and any(folder.iterdir()) and not (folder / SUITE).exists():
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SUITE).exists():
         raise RunDirectoryError(f"{folder} is not empty and holds no suite: choose another folder with --out")
     if (folder / SUITE).exists():
         held = json.loads((folder / SUITE).read_text("utf-8"))["name"]
@@ -127,24 +131,30 @@ def _side_by_side(
             failed = [job for job in finished if not job.cancelled() and job.exception() is not None]
             for job in finished - set(failed):
                 console.note(_line(job.result()))
-            if stop or failed:
+            if failed or (stop and waiting):
                 pool.shutdown(wait=False, cancel_futures=True)
-                _stop_children(stop)
-                return [job.result() for job in [*failed, *jobs]]  # raises what the first one raised
+                for child in active_children():
+                    child.terminate()  # a request: a run answers it after its step
+                if stop:
+                    raise Interrupted(f"stopped; all that was done is kept in {folder}: the same command continues it")
+                _raise_what(failed[0])
     return [job.result() for job in jobs]
+
+
+def _raise_what(job: Future[RunSummary]) -> None:
+    try:
+        job.result()
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a run's process was killed, perhaps for lack of memory: the same command continues it, and fewer "
+            "--workers need less"
+        ) from error
 
 
 def _line(summary: RunSummary) -> str:
     return (
         f"{summary.folder}: {summary.reason} at step {summary.steps}, LM loss {summary.lm_loss_macro:.4f} (test, macro)"
     )
-
-
-def _stop_children(stop: StopRequest) -> None:
-    """Ask running arms to stop at their next step; a terminal's Ctrl-C has reached them already."""
-    if stop.signal != signal.SIGINT:
-        for child in active_children():
-            child.terminate()
 
 
 def _run_arm(values: dict[str, Any], folder: str, data: str) -> RunSummary:

@@ -84,6 +84,15 @@ def test_upcycle_overwrites_nothing(base: Path, capsys: pytest.CaptureFixture[st
     assert sorted(path.name for path in base.iterdir()) == before
 
 
+def test_a_place_that_cannot_be_written_is_a_mistake(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        cli.main(["upcycle", "--base", str(base), "--out", str(base / "config.json" / "moe"), "--moe.layers", "1"]) == 2
+    )
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: cannot write the model to {base / 'config.json' / 'moe'}: ")
+    assert said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

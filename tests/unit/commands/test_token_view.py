@@ -2,6 +2,7 @@
 
 import io
 import re
+from typing import Literal
 
 import pytest
 from rich.console import Console
@@ -49,6 +50,20 @@ def test_a_terminal_gets_a_colour_an_expert_and_a_legend_a_layer() -> None:
     text = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     assert "layer 2\ndef\n f\\x1b\n 1  50%   5  50%" in text
     assert "layer 3\ndef\n f\\x1b\n 0  100%" in text
+
+
+def test_a_terminal_of_16_colours_gets_the_table() -> None:
+    file = io.StringIO()
+    print_tokens(TOKENS, Console(file=file, force_terminal=True, color_system="standard"))
+    assert file.getvalue() == plain(TOKENS) + "\n"
+
+
+@pytest.mark.parametrize("colours", ["256", "truecolor"])
+def test_eight_experts_have_eight_colours(colours: Literal["256", "truecolor"]) -> None:
+    tokens = [TokenUse(text="a", generated=False, experts={0: (e,)}, of=8) for e in range(8)]
+    file = io.StringIO()
+    print_tokens(tokens, Console(file=file, force_terminal=True, color_system=colours))
+    assert len(set(re.findall(r"48;[25];([0-9;]+)m", file.getvalue()))) == 8
 
 
 def test_no_color_gets_the_table_on_a_terminal_too(monkeypatch: pytest.MonkeyPatch) -> None:

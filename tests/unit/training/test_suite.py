@@ -1,7 +1,7 @@
 """A suite in one process: what it writes down, what it refuses before training, and that it goes on where it was."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from moe_emergence.config import MoEConfig, RunConfig
+from moe_emergence.data.corpora import Corpus, load_corpus
 from moe_emergence.errors import ConfigError, Interrupted, RunDirectoryError
 from moe_emergence.experiments.suites import Arm, Suite
 from moe_emergence.tracking.console import RunConsole
@@ -16,6 +17,14 @@ from moe_emergence.training import loop, suite
 from moe_emergence.training.suite import describe, dry_run, run_suite
 
 Config = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once(toy_folder: Path, toy_corpus: Corpus) -> Iterator[None]:
+    """The toy corpus is not read anew for every suite."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(suite, "load_corpus", lambda name: toy_corpus if name == str(toy_folder) else load_corpus(name))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +69,7 @@ def test_every_arm_is_trained_with_every_seed(done: Path) -> None:
 
 def test_all_runs_read_one_prepared_corpus(done: Path) -> None:
     assert len(list((done / "data").iterdir())) == 1
-    digests = {json.loads(path.read_text())["data"]["digest"] for path in done.glob("*/*/manifest.json")}
+    digests = {json.loads(path.read_text())["data"]["digest"] for path in done.glob("*/seed-*/manifest.json")}
     assert len(digests) == 1
     assert not list(done.glob("*/*/data"))
 
@@ -175,8 +184,7 @@ def test_what_cannot_be_trained_is_refused_at_once(
         call(two_arms.override(changes), tmp_path / "pair")
     assert type(refusal.value).__module__ == "moe_emergence.errors"
     monkeypatch.undo()
-    monkeypatch.setattr(suite, "train", lambda *_, **__: None)
-    call(two_arms, tmp_path / "pair")
+    assert [summary.reason for summary in call(two_arms, tmp_path / "pair")] == ["finished"] * 2
 
 
 def test_arms_of_different_data_are_refused(two_arms: Suite, tmp_path: Path) -> None:
