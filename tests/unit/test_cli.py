@@ -23,8 +23,7 @@ assert cli.main({arguments}) == 0
 print([name for name in {heavy} if name in sys.modules])
 """
 HEAVY = ["torch", "transformers", "matplotlib", "pyarrow", "scipy"]
-NOT_YET_QUICK = pytest.mark.xfail(strict=True, reason="the recipe is declared in a module that imports torch")
-COMMANDS = [pytest.param(name, marks=NOT_YET_QUICK) if name == "pretrain-base" else name for name in cli.COMMANDS]
+COMMANDS = list(cli.COMMANDS)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Literal
 from moe_emergence.commands.arguments import Arguments, Command
 from moe_emergence.commands.fields import fields_of
 from moe_emergence.config import EMBEDDED, DataConfig, ExecutionConfig
-from moe_emergence.training.pretrain import BaseRecipe
+from moe_emergence.training.recipe import BaseRecipe
 
 PURPOSE = (
     "Train a small dense GPT-2 from nothing, on training documents only, with the embedded tokenizer; OUT/base is then "

@@ -1,6 +1,5 @@
 """`suite`: the arms of a suite, trained one after another or side by side, or what they would cost."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from moe_emergence.experiments.suites import SUITES, Suite, suite_named
 
 ARMS_OWN = ("name", "question", "seed")
 """Fields that a suite sets for each of its runs."""
-MOST_WORKERS = 4
-"""Processes by default at most: memory, not cores, is what a small machine lacks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +45,7 @@ def add_run_options(command: Command, out: str | None) -> None:
     command.option("out", str | None, out, "the suite's folder (runs/SUITE if not given)")
     command.option("seeds", int, 1, "how many seeds each arm is trained with")
     command.option("seed", int, 42, "the first of them; the others follow")
-    command.option(
-        "workers", int | None, None, "runs side by side (on a CPU as many as it has cores, at most 4; else 1)"
-    )
+    command.option("workers", int, 1, "runs side by side, of one CPU thread each; one after another uses every core")
     command.flag("quiet", "no progress")
 
 
@@ -76,14 +71,13 @@ def changes(given: Arguments) -> dict[str, Any]:
 def order_of(suite: Suite, given: Arguments, command: str) -> Order:
     """Check what was given and fill in what was not."""
     for name in ("seeds", "workers"):
-        if given[name] is not None and given[name] < 1:
+        if given[name] < 1:
             raise ConfigError(f"--{name} must be at least 1; got {given[name]}")
-    device = suite.arms[0].config.execution.device
     return Order(
         suite=suite,
         folder=Path(given["out"] or f"runs/{suite.name}"),
         seeds=tuple(range(given["seed"], given["seed"] + given["seeds"])),
-        workers=given["workers"] or _default_workers(device, given["seeds"] * len(suite.arms)),
+        workers=given["workers"],
         quiet=given["quiet"],
         command=command,
     )
@@ -118,15 +112,6 @@ def close(folder: Path) -> None:
     if summary.warning is not None:
         print(f"Note: {summary.warning}")
     print(f"page: {page}")
-
-
-def _default_workers(device: str, runs: int) -> int:
-    from moe_emergence.training.runtime import choose_device
-
-    if choose_device(device).type != "cpu":
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, runs, MOST_WORKERS))
 
 
 def _print_costs(suite: Suite) -> None:

@@ -103,7 +103,9 @@ class _Training:
         self.collapse = self._detector()
         self.looks = evaluation_steps(config.training.steps, config.training.evaluations)
         self.step = self._restore()
-        self.sinks = open_sinks(config.execution.trackers, run.path, config.name, to_dict(config))
+        self.sinks = open_sinks(
+            config.execution.trackers, run.path, f"{config.name}-seed-{config.seed}", to_dict(config)
+        )
 
     def run_to_end(self) -> None:
         """Look, step, look … until the last step, a collapse that may end the run, or a request to stop."""

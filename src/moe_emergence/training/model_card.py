@@ -15,9 +15,9 @@ def model_card(record: Mapping[str, Any]) -> str:
             "---\nlicense: apache-2.0\nlibrary_name: transformers\npipeline_tag: text-generation\n---",
             "# The embedded base of moe-emergence\n",
             f"A dense GPT-2-architecture language model of {record['parameters']:,} parameters "
-            f"({recipe['layers']} blocks, width {recipe['hidden_size']}, {recipe['heads']} heads, context {recipe['block_size']}), "
-            "trained from nothing on the training documents of the embedded corpora. It exists to be upcycled; it is no good for "
-            "anything else.\n",
+            f"({recipe['layers']} blocks, width {recipe['hidden_size']}, {recipe['heads']} heads, "
+            f"context {recipe['block_size']}), trained from nothing on the training documents of the embedded corpora. "
+            "It exists to be upcycled; it is no good for anything else.\n",
             "## How it was made\n",
             "```sh\nmoe-emergence pretrain-base --out runs/base\n```\n",
             f"{seen}. Rate {recipe['learning_rate']:g} after {recipe['warmup_steps']} warm-up steps, constant until "

@@ -6,8 +6,7 @@ then the rate falls linearly to zero. What ends the constant phase is recorded.
 
 import json
 import math
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from moe_emergence.config import ExecutionConfig, OptimizerConfig
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.data.tokenizer import END_OF_TEXT
-from moe_emergence.errors import Interrupted
+from moe_emergence.errors import Interrupted, RunDirectoryError
 from moe_emergence.training.checkpoint import (
     load_optimizer,
     load_weights,
@@ -30,34 +29,10 @@ from moe_emergence.training.evaluation import evaluate
 from moe_emergence.training.interrupt import stop_requests
 from moe_emergence.training.model_card import model_card
 from moe_emergence.training.optimizer import make_optimizer, set_learning_rate
+from moe_emergence.training.recipe import BaseRecipe
 from moe_emergence.training.run_directory import write_json
 from moe_emergence.training.runtime import environment, prepare_process
 from moe_emergence.training.step import make_batch, train_step
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseRecipe:
-    """Everything the base's weights depend on, besides the corpora and the tokenizer."""
-
-    layers: int = 4
-    hidden_size: int = 128
-    heads: int = 4
-    block_size: int = 256
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.1
-    warmup_steps: int = 200
-    plateau_gain: float = 0.01
-    """Nats of dev loss (macro); the constant phase ends when a plateau window gains less."""
-    plateau_tokens: int = 2_000_000
-    max_constant_steps: int = 2900
-    """The constant phase ends with the first evaluation from here on, if not before."""
-    decay_share: float = 0.2
-    """Steps of the decay, as a share of the constant phase's."""
-    eval_every: int = 122
-    """Steps between dev evaluations: half a million tokens."""
-    dev_blocks: int = 40
-    seed: int = 0
 
 
 @dataclass
@@ -67,7 +42,7 @@ class _Phase:
     step: int = 0
     decay_from: int | None = None
     reason: str = ""
-    curve: list[dict[str, Any]] | None = None
+    curve: list[dict[str, Any]] = field(default_factory=list)
 
 
 def dense_model(recipe: BaseRecipe, vocab_size: int, end_of_text: int) -> GPT2LMHeadModel:
@@ -110,7 +85,13 @@ def plateau_reached(recipe: BaseRecipe, curve: list[dict[str, Any]]) -> bool:
 
 
 def pretrain_base(recipe: BaseRecipe, data: PreparedData, folder: Path, execution: ExecutionConfig) -> Path:
-    """Train (or continue) the base in `folder`; returns the folder with the finished model and its record."""
+    """Train (or continue) the base in `folder`; returns the folder with the finished model and its record.
+
+    Raises:
+        RunDirectoryError: `folder` holds a base of another recipe.
+        Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
+    """
+    _claim(folder, recipe)
     device = prepare_process(execution)
     model = dense_model(recipe, data.tokenizer.get_vocab_size(), int(data.manifest["end_of_text"])).to(device)
     optimizer = make_optimizer(
@@ -118,31 +99,14 @@ def pretrain_base(recipe: BaseRecipe, data: PreparedData, folder: Path, executio
     )
     checkpoints = folder / "checkpoints"
     phase = _continue(checkpoints, model, optimizer)
-    curve = phase.curve = phase.curve or []
-    tokens_a_step = recipe.batch_size * recipe.block_size
-    started, first = time.monotonic(), phase.step
     with stop_requests() as stop:
         while True:
-            if _is_due(recipe, phase, curve):
-                scores = evaluate(model, data, data.dev, device=device, per_domain=recipe.dev_blocks)
-                del scores["routing"]
-                curve.append({"step": phase.step, "tokens": phase.step * tokens_a_step} | scores)
-                rate = (phase.step - first) * tokens_a_step / (time.monotonic() - started)
-                print(
-                    f"step {phase.step}: dev LM loss {scores['lm_loss_macro']:.4f} nats a token, {rate:.0f} tokens/s,"
-                    f" rate {learning_rate(recipe, phase):.2e}",
-                    flush=True,
-                )
-                if phase.decay_from is None and (
-                    plateau_reached(recipe, curve) or phase.step >= recipe.max_constant_steps
-                ):
-                    phase.decay_from = phase.step
-                    phase.reason = "plateau" if plateau_reached(recipe, curve) else "budget"
-                    print(f"decay from step {phase.step}: {phase.reason}", flush=True)
+            if _is_due(recipe, phase, phase.curve):
+                _look(recipe, phase, evaluate(model, data, data.dev, device=device, per_domain=recipe.dev_blocks))
                 save_checkpoint(checkpoints, model, optimizer, asdict(phase))
                 remove_old_checkpoints(checkpoints, 2)
             if _is_last(recipe, phase):
-                break
+                return _finish(recipe, data, folder, model, phase, environment(device, execution))
             set_learning_rate(optimizer, learning_rate(recipe, phase))
             batch = make_batch(
                 data.train, seed=recipe.seed, step=phase.step, batch_size=recipe.batch_size, device=device
@@ -152,7 +116,44 @@ def pretrain_base(recipe: BaseRecipe, data: PreparedData, folder: Path, executio
             if stop:
                 save_checkpoint(checkpoints, model, optimizer, asdict(phase))
                 raise Interrupted(f"stopped at step {phase.step}; the same command continues from there")
-    return _finish(recipe, data, folder, model, phase, environment(device, execution))
+
+
+def _claim(folder: Path, recipe: BaseRecipe) -> None:
+    """Write the recipe down, or check that it is the one the folder was started with."""
+    path = folder / "recipe.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(recipe))
+    then, now = json.loads(path.read_text("utf-8")), asdict(recipe)
+    changed = [name for name in now | then if then.get(name) != now.get(name)]
+    if changed:
+        name = changed[0]
+        raise RunDirectoryError(
+            f"{folder} was started with {name} = {then.get(name)!r}, not {now.get(name)!r}: continue it unchanged, or "
+            "choose another folder"
+        )
+
+
+def _look(recipe: BaseRecipe, phase: _Phase, scores: dict[str, Any]) -> None:
+    """Add a dev evaluation to the curve, say it, and end the constant phase where it is over."""
+    del scores["routing"]
+    tokens = phase.step * recipe.batch_size * recipe.block_size
+    phase.curve.append({"step": phase.step, "tokens": tokens} | scores)
+    print(
+        f"step {phase.step}: dev LM loss {scores['lm_loss_macro']:.4f} nats a token, {_progress(recipe, phase)}",
+        flush=True,
+    )
+    plateau = plateau_reached(recipe, phase.curve)
+    if phase.decay_from is None and (plateau or phase.step >= recipe.max_constant_steps):
+        phase.decay_from, phase.reason = phase.step, "plateau" if plateau else "budget"
+        print(f"decay from step {phase.step}: {phase.reason}", flush=True)
+
+
+def _progress(recipe: BaseRecipe, phase: _Phase) -> str:
+    """The rate, and how many steps are left at most."""
+    constant = recipe.max_constant_steps if phase.decay_from is None else phase.decay_from
+    left = constant + _decay_steps(recipe, constant) - phase.step
+    return f"rate {learning_rate(recipe, phase):.2e}, at most about {max(left, 0)} steps left"
 
 
 def _is_due(recipe: BaseRecipe, phase: _Phase, curve: list[dict[str, Any]]) -> bool:

@@ -1,6 +1,7 @@
 """A suite on this machine: the data prepared once, then every arm and seed, one after another or side by side."""
 
 import json
+import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -23,6 +24,8 @@ from moe_emergence.training.run_directory import RunDirectory, write_json
 from moe_emergence.training.start import check_fits
 
 SUITE = "suite.json"
+_stopping = threading.Event()
+"""Set in a worker whose run was asked to stop: the pool has already handed it the next one."""
 
 
 def run_suite(
@@ -124,7 +127,7 @@ def _side_by_side(
     configs: Sequence[RunConfig], folder: Path, data: Path, workers: int, console: RunConsole
 ) -> list[RunSummary]:
     with stop_requests() as stop, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_run_arm, to_dict(config), str(folder), str(data)) for config in configs]
+        jobs = [pool.submit(_run_arm, to_dict(config), str(folder), str(data), console) for config in configs]
         waiting = set(jobs)
         while waiting:
             finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -157,9 +160,17 @@ def _line(summary: RunSummary) -> str:
     )
 
 
-def _run_arm(values: dict[str, Any], folder: str, data: str) -> RunSummary:
+def _run_arm(values: dict[str, Any], folder: str, data: str, console: RunConsole) -> RunSummary:
+    if _stopping.is_set():
+        raise Interrupted("stopped before it began")
     config = from_dict(values)
-    return train(config, _run_folder(Path(folder), config), data=load_prepared(Path(data)), resume=True)
+    try:
+        return train(
+            config, _run_folder(Path(folder), config), data=load_prepared(Path(data)), resume=True, console=console
+        )
+    except Interrupted:
+        _stopping.set()
+        raise
 
 
 def dry_run(suite: Suite) -> list[dict[str, Any]]:

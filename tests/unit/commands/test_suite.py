@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from moe_emergence import cli
-from moe_emergence.commands import suite as command
 from moe_emergence.experiments.suites import Suite, fast, suite_named
 
 
@@ -94,16 +93,6 @@ def test_mistakes_train_nothing(
     assert cli.main(arguments) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
     assert calls == []
-
-
-@pytest.mark.parametrize(
-    ("device", "cores", "runs", "workers"),
-    [("cpu", 1, 5, 1), ("cpu", 2, 5, 2), ("cpu", 16, 5, 4), ("cpu", 16, 2, 2), ("cuda", 16, 5, 1)],
-)
-def test_workers_by_default(device: str, cores: int, runs: int, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moe_emergence.training.runtime.choose_device", lambda name: SimpleNamespace(type=name))
-    monkeypatch.setattr(command.os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
-    assert command._default_workers(device, runs) == workers
 
 
 def test_a_dry_run_prints_costs_and_trains_nothing(

@@ -1,0 +1,28 @@
+"""The recipe of a pretrained base, as a value. No torch here: its fields are options of a command."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseRecipe:
+    """Everything the base's weights depend on, besides the corpora and the tokenizer."""
+
+    layers: int = 4
+    hidden_size: int = 128
+    heads: int = 4
+    block_size: int = 256
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    warmup_steps: int = 200
+    plateau_gain: float = 0.01
+    """Nats of dev loss (macro); the constant phase ends when a plateau window gains less."""
+    plateau_tokens: int = 2_000_000
+    max_constant_steps: int = 2900
+    """The constant phase ends with the first evaluation from here on, if not before."""
+    decay_share: float = 0.2
+    """Steps of the decay, as a share of the constant phase's."""
+    eval_every: int = 122
+    """Steps between dev evaluations: half a million tokens."""
+    dev_blocks: int = 40
+    seed: int = 0
