@@ -1,6 +1,6 @@
-"""Ctrl-C (or a scheduler's SIGTERM) is a request, answered at the end of the step; a second one stops at once.
+"""Ctrl-C (or a scheduler's SIGTERM) is a request, answered at the end of the step; a second Ctrl-C stops at once.
 
-Only the same signal again is a second one: a suite asks its runs to stop when Ctrl-C may have reached them already.
+SIGTERM may come twice: a suite asks its runs to stop when a scheduler may have asked them already.
 """
 
 import signal
@@ -15,7 +15,7 @@ class StopRequest:
     """True once a signal asked to stop.
 
     Attributes:
-        signal: which one did.
+        signal: the last one that did.
     """
 
     def __init__(self) -> None:
@@ -31,9 +31,9 @@ def stop_requests() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.signal == number:
+        if number == request.signal == signal.SIGINT:
             raise KeyboardInterrupt
-        request.signal = request.signal or number
+        request.signal = number
 
     try:
         before = {number: signal.signal(number, handle) for number in SIGNALS}
@@ -45,3 +45,17 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def ignored_interrupts() -> Iterator[None]:
+    """Ignore Ctrl-C; a process started meanwhile goes on ignoring it, until it answers `stop_requests` of its own."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -18,7 +18,7 @@ from moe_emergence.experiments.suites import Suite
 from moe_emergence.models.base import load_tokenizer
 from moe_emergence.models.cost import base_config, run_cost
 from moe_emergence.tracking.console import RunConsole
-from moe_emergence.training.interrupt import stop_requests
+from moe_emergence.training.interrupt import ignored_interrupts, stop_requests
 from moe_emergence.training.loop import RunSummary, train
 from moe_emergence.training.run_directory import RunDirectory, write_json
 from moe_emergence.training.start import check_fits
@@ -127,7 +127,8 @@ def _side_by_side(
     configs: Sequence[RunConfig], folder: Path, data: Path, workers: int, console: RunConsole
 ) -> list[RunSummary]:
     with stop_requests() as stop, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(_run_arm, to_dict(config), str(folder), str(data), console) for config in configs]
+        with ignored_interrupts():  # while a process loads its modules, Ctrl-C is this one's to answer
+            jobs = [pool.submit(_run_arm, to_dict(config), str(folder), str(data), console) for config in configs]
         waiting = set(jobs)
         while waiting:
             finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)

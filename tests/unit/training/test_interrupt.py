@@ -2,11 +2,13 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from moe_emergence.training.interrupt import SIGNALS, stop_requests
+from moe_emergence.training.interrupt import SIGNALS, ignored_interrupts, stop_requests
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -18,21 +20,30 @@ def test_a_signal_sets_the_request(number: int) -> None:
         assert stop.signal == number
 
 
-@pytest.mark.parametrize("number", SIGNALS)
-def test_a_second_one_raises(number: int) -> None:
+def test_a_second_interrupt_raises() -> None:
     with stop_requests() as stop:
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
         assert stop
 
 
-def test_another_signal_is_not_a_second_one() -> None:
-    """Ctrl-C reaches a run that its suite then asks to stop as well: still one request."""
+@pytest.mark.parametrize("first", SIGNALS)
+def test_a_suite_s_request_is_not_a_second_one(first: int) -> None:
+    """Ctrl-C, or a scheduler's signal to the whole group, reaches a run that its suite then asks to stop as well."""
     with stop_requests() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), first)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signal == signal.SIGINT
+        assert stop
+
+
+def test_ignored_interrupts_are_ignored_here_and_in_processes_started_meanwhile() -> None:
+    code = "import signal; raise SystemExit(signal.getsignal(signal.SIGINT) != signal.SIG_IGN)"
+    before = signal.getsignal(signal.SIGINT)
+    with ignored_interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_handlers_return_also_after_an_error() -> None:
