@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 CHECKED := src tests scripts benchmarks
 
-.PHONY: quickstart test check browser help
+.PHONY: quickstart test check help
 help:
 	@echo "make quickstart   make .venv, install, train five arms from the embedded base, write runs/quickstart/report.html"
 	@echo "make test         all tests (minutes)"

@@ -129,3 +129,8 @@ def _refuse_different_data(runs: tuple[Run, ...]) -> None:
                     f"{run.folder / MANIFEST}: data {key!r} is {getattr(own, key)!r}, but {runs[0].folder / MANIFEST} "
                     f"has {getattr(first, key)!r}: the arms of a suite must share their data"
                 )
+        if runs[0].manifest.base.get("digest") != run.manifest.base.get("digest"):
+            raise AnalysisError(
+                f"{run.folder / MANIFEST}: the base's digest is not that of {runs[0].folder / MANIFEST}: the arms of a "
+                "suite must start from one base"
+            )

@@ -19,7 +19,7 @@ def command() -> Command:
     """What `quickstart` takes."""
     quickstart = Command("quickstart", PURPOSE)
     quickstart.flag("fast", "a first look in about two minutes: too short for conclusions")
-    add_run_options(quickstart, "runs/quickstart")
+    add_run_options(quickstart, None)
     quickstart.option("base", str, EMBEDDED, "embedded, gpt2, or a directory with a GPT-2 model and its tokenizer")
     quickstart.option(
         "corpus", str, EMBEDDED, "embedded, or a folder with one .txt, .jsonl, .parquet or folder a domain"

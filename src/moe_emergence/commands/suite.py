@@ -42,7 +42,7 @@ def command() -> Command:
 
 def add_run_options(command: Command, out: str | None) -> None:
     """Where to, how many seeds, how many processes."""
-    command.option("out", str | None, out, "the suite's folder (runs/SUITE if not given)")
+    command.option("out", str | None, out, "the folder of its runs (runs/ and the suite's name if not given)")
     command.option("seeds", int, 1, "how many seeds each arm is trained with")
     command.option("seed", int, 42, "the first of them; the others follow")
     command.option("workers", int, 1, "runs side by side, of one CPU thread each; one after another uses every core")

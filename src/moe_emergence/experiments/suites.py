@@ -86,7 +86,9 @@ class Suite:
         return {n: (theirs.get(n), ours.get(n)) for n in names if theirs.get(n) != ours.get(n)}
 
     def override(self, changes: Mapping[str, Any]) -> "Suite":
-        """The suite with dotted fields set in every arm; `moe.…` passes over arms without experts.
+        """The suite with dotted fields set in every arm but those that declare them as their own difference.
+
+        `moe.…` passes over arms without experts.
 
         Raises:
             ConfigError: there is no such field; names the nearest.
@@ -95,12 +97,17 @@ class Suite:
         for name in changes:
             if name not in known:
                 raise ConfigError(f"there is no field {name}{did_you_mean(name, known)}")
-        arms = tuple(replace(arm, config=_with(arm.config, changes)) for arm in self.arms)
-        return replace(self, arms=arms)
+        return replace(
+            self, arms=tuple(replace(arm, config=_with(arm.config, _shared(changes, arm))) for arm in self.arms)
+        )
 
 
 def _only(fields: tuple[str, ...]) -> str:
     return f"only {', '.join(fields)}" if fields else "nothing"
+
+
+def _shared(changes: Mapping[str, Any], arm: Arm) -> dict[str, Any]:
+    return {name: value for name, value in changes.items() if name not in arm.may_change or name == "moe"}
 
 
 def _declared(name: str, allowed: tuple[str, ...]) -> bool:
@@ -175,5 +182,8 @@ def fast(suite: Suite) -> Suite:
     """A first look in minutes: every arm cut to a few steps, and said to be too short for conclusions."""
     shorter = suite.override(FAST)
     return replace(
-        shorter, conclusive=False, note=f"cut to {FAST['training.steps']} steps by --fast: too short for conclusions"
+        shorter,
+        name=f"{suite.name}-fast",
+        conclusive=False,
+        note=f"cut to {FAST['training.steps']} steps by --fast: too short for conclusions",
     )

@@ -94,7 +94,7 @@ def _collapse(suite: Suite, routing: Sequence[RoutingRow]) -> Iterator[str]:
         quiet += [] if found else [arm]
         yield from found
     if quiet:
-        yield f"None found in {listed(quiet)}: no alarm in training, no hot and no dead expert at the end."
+        yield f"None found in {listed(quiet)}: no collapse in training, no hot and no dead expert at the end."
 
 
 def _layer_collapse(run: Run, row: RoutingRow, *, several: bool) -> Iterator[str]:
@@ -103,7 +103,9 @@ def _layer_collapse(run: Run, row: RoutingRow, *, several: bool) -> Iterator[str
         return
     where = f"{run.arm}{f', seed {run.seed}' if several else ''}, layer {row.layer}"
     signs = "signs of collapse at the end" if row.hot else "dead experts at the end"
-    said = f"collapse found in training at step {count(events[0].step)}" if events else f"{signs}, no alarm in training"
+    said = (
+        f"collapse found in training at step {count(events[0].step)}" if events else f"{signs}, no collapse in training"
+    )
     ended = ", ended since" if events and row.detector == "healthy" else ""
     yield (
         f"{where}: {said}{ended}; on test at step {count(row.step)}, hot experts: {number_list(row.hot)}; dead "

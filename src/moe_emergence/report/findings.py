@@ -22,8 +22,8 @@ def share_finding(shares: Sequence[ShareRow]) -> str:
     top = max(shares, key=lambda row: row.share / row.uniform)
     ratio = decimal(top.share / top.uniform)
     return (
-        f"{top.arm}: in {place(top, shares)}, {percent(top.share)} of {top.domain} goes to expert {top.expert}, "
-        f"{ratio} times the uniform {percent(top.uniform)}"
+        f"{top.arm}: in {place(top, shares)}, {percent(top.share)} of {top.domain} assignments go to expert "
+        f"{top.expert}, {ratio} times the uniform {percent(top.uniform)}"
     )
 
 

@@ -119,9 +119,9 @@ def routing_table(suite: Suite, tables: Tables) -> PageTable:
         Column(title="dead", field="dead", show=n.number_list),
         Column(title="effective experts", field="effective_experts", show=n.decimal),
         Column(title="entropy a token, nats", field="entropy_per_token", show=n.loss),
-        Column(title="÷ ln E", field="entropy_per_token_share", show=n.percent),
+        Column(title="entropy a token ÷ ln E", field="entropy_per_token_share", show=n.percent),
         Column(title="entropy of the load, nats", field="entropy_of_load", show=n.loss),
-        Column(title="÷ ln E", field="entropy_of_load_share", show=n.percent),
+        Column(title="entropy of the load ÷ ln E", field="entropy_of_load_share", show=n.percent),
         Column(title="detector", field="detector"),
     ]
     return make_table("routing", "Routing on test at the last step", tables.routing, columns)
@@ -186,6 +186,6 @@ def _costs_table(tables: Tables) -> PageTable:
         Column(title="evaluation and traces", field="recording", show=n.seconds),
         Column(title="its share", field="recording_share", show=n.percent),
         Column(title="tokens a second", field="tokens_per_second", show=n.count),
-        Column(title="peak memory, MiB", field="peak_memory_mib", show=n.count),
+        Column(title="peak memory of its process so far, MiB", field="peak_memory_mib", show=n.count),
     ]
     return make_table("costs", "Time and memory", tables.costs, columns)

@@ -11,7 +11,7 @@ from moe_emergence.data.corpora import load_corpus
 from moe_emergence.errors import Interrupted, MoEEmergenceError
 from moe_emergence.models.base import load_base
 from moe_emergence.tracking.console import RunConsole
-from moe_emergence.tracking.sinks import open_sinks
+from moe_emergence.tracking.sinks import memory_mib, open_sinks
 from moe_emergence.training import checkpoint as checkpoints
 from moe_emergence.training.collapse import CollapseDetector
 from moe_emergence.training.evaluation import evaluate
@@ -88,6 +88,9 @@ class _Training:
         config = run.config
         self.run, self.config, self.console = run, config, console
         self.device = prepare_process(config.execution)
+        self.sinks = open_sinks(
+            config.execution.trackers, run.path, f"{config.name}-seed-{config.seed}", to_dict(config)
+        )
         base = load_base(config.base)
         check_fits(config, base.model.config)
         self.data = data or prepared_data(load_corpus(config.data.corpus), base.tokenizer, config.data, run.data)
@@ -103,9 +106,6 @@ class _Training:
         self.collapse = self._detector()
         self.looks = evaluation_steps(config.training.steps, config.training.evaluations)
         self.step = self._restore()
-        self.sinks = open_sinks(
-            config.execution.trackers, run.path, f"{config.name}-seed-{config.seed}", to_dict(config)
-        )
 
     def run_to_end(self) -> None:
         """Look, step, look … until the last step, a collapse that may end the run, or a request to stop."""
@@ -185,7 +185,7 @@ class _Training:
 
     def _time(self, event: str, began: float) -> None:
         seconds = time.perf_counter() - began
-        memory = {"peak_memory_mib": round(peak_memory_mib(), 1)}
+        memory = {"peak_memory_mib": round(peak_memory_mib(), 1)} | memory_mib()
         self.run.append(TIMINGS, {"event": event, "step": self.step, "seconds": seconds} | memory)
 
     def _ending(self) -> dict[str, Any] | None:

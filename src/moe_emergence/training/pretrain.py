@@ -91,7 +91,7 @@ def pretrain_base(recipe: BaseRecipe, data: PreparedData, folder: Path, executio
         RunDirectoryError: `folder` holds a base of another recipe.
         Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
     """
-    _claim(folder, recipe)
+    _claim(folder, recipe, data)
     device = prepare_process(execution)
     model = dense_model(recipe, data.tokenizer.get_vocab_size(), int(data.manifest["end_of_text"])).to(device)
     optimizer = make_optimizer(
@@ -118,13 +118,13 @@ def pretrain_base(recipe: BaseRecipe, data: PreparedData, folder: Path, executio
                 raise Interrupted(f"stopped at step {phase.step}; the same command continues from there")
 
 
-def _claim(folder: Path, recipe: BaseRecipe) -> None:
-    """Write the recipe down, or check that it is the one the folder was started with."""
+def _claim(folder: Path, recipe: BaseRecipe, data: PreparedData) -> None:
+    """Write recipe and data digest down, or check that they are those the folder was started with."""
     path = folder / "recipe.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(recipe))
-    then, now = json.loads(path.read_text("utf-8")), asdict(recipe)
+        write_json(path, asdict(recipe) | {"data_digest": data.digest})
+    then, now = json.loads(path.read_text("utf-8")), asdict(recipe) | {"data_digest": data.digest}
     changed = [name for name in now | then if then.get(name) != now.get(name)]
     if changed:
         name = changed[0]

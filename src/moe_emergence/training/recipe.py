@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from moe_emergence.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True)
 class BaseRecipe:
@@ -26,3 +28,10 @@ class BaseRecipe:
     """Steps between dev evaluations: half a million tokens."""
     dev_blocks: int = 40
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name not in ("seed", "weight_decay", "plateau_gain") and value <= 0:
+                raise ConfigError(f"{name} must be above 0; got {value}")
+        if self.hidden_size % self.heads:
+            raise ConfigError(f"heads must divide hidden_size ({self.hidden_size}); got {self.heads}")

@@ -53,11 +53,23 @@ def run_suite(
     _claim(suite, folder, configs, command)
     data = _prepare(configs, folder / "data", console)
     if workers <= 1:
-        return [
-            train(config, _run_folder(folder, config), data=load_prepared(data), resume=True, console=console)
-            for config in configs
-        ]
+        return _one_after_another(configs, folder, data, console)
     return _side_by_side(configs, folder, data, workers, console)
+
+
+def _one_after_another(configs: Sequence[RunConfig], folder: Path, data: Path, console: RunConsole) -> list[RunSummary]:
+    done: list[RunSummary] = []
+    with stop_requests() as stop:
+        for config in configs:
+            if stop:  # asked for while a run was ending
+                raise _interrupted(folder)
+            run = _run_folder(folder, config)
+            done.append(train(config, run, data=load_prepared(data), resume=True, console=console))
+    return done
+
+
+def _interrupted(folder: Path) -> Interrupted:
+    return Interrupted(f"stopped; all that was done is kept in {folder}: the same command continues it")
 
 
 def _config(config: RunConfig, seed: int, workers: int) -> RunConfig:
@@ -76,19 +88,28 @@ def _claim(suite: Suite, folder: Path, configs: Sequence[RunConfig], command: st
     """Refuse a folder that other runs live in, before anything is trained; then write down what the suite is."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / SUITE).exists():
         raise RunDirectoryError(f"{folder} is not empty and holds no suite: choose another folder with --out")
-    if (folder / SUITE).exists():
-        held = json.loads((folder / SUITE).read_text("utf-8"))["name"]
-        if held != suite.name:
-            raise RunDirectoryError(f"{folder} holds the suite {held!r}, not {suite.name!r}: choose another folder")
+    held = _held(folder / SUITE)
+    if held.get("name", suite.name) != suite.name:
+        raise RunDirectoryError(f"{folder} holds the suite {held['name']!r}, not {suite.name!r}: choose another folder")
     for config in configs:
         run = _run_folder(folder, config)
         if (run / "config.json").exists():
             RunDirectory.reopen(run, config)
+    seeds = {config.seed for config in configs} | set(held.get("seeds", ()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / SUITE, describe(suite, sorted({config.seed for config in configs}), command))
+        write_json(folder / SUITE, describe(suite, sorted(seeds), command))
     except OSError as error:
         raise RunDirectoryError(f"cannot write the suite to {folder}: {error.strerror}") from error
+
+
+def _held(path: Path) -> dict[str, Any]:
+    """What `suite.json` says of an earlier call; the seeds it trained stay part of the suite."""
+    try:
+        held = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise RunDirectoryError(f"{path} is damaged: delete it, and the same command writes it anew") from error
+    return held if isinstance(held, dict) else {}
 
 
 def describe(suite: Suite, seeds: Sequence[int], command: str) -> dict[str, Any]:
@@ -140,7 +161,7 @@ def _side_by_side(
                 for child in active_children():
                     child.terminate()  # a request: a run answers it after its step
                 if stop:
-                    raise Interrupted(f"stopped; all that was done is kept in {folder}: the same command continues it")
+                    raise _interrupted(folder)
                 _raise_what(failed[0])
     return [job.result() for job in jobs]
 
@@ -150,8 +171,7 @@ def _raise_what(job: Future[RunSummary]) -> None:
         job.result()
     except BrokenProcessPool as error:
         raise TrainingError(
-            "a run's process was killed, perhaps for lack of memory: the same command continues it, and fewer "
-            "--workers need less"
+            "a run's process was killed, perhaps for lack of memory: the same command continues it once there is more"
         ) from error
 
 
@@ -165,13 +185,13 @@ def _run_arm(values: dict[str, Any], folder: str, data: str, console: RunConsole
     if _stopping.is_set():
         raise Interrupted("stopped before it began")
     config = from_dict(values)
-    try:
-        return train(
-            config, _run_folder(Path(folder), config), data=load_prepared(Path(data)), resume=True, console=console
-        )
-    except Interrupted:
-        _stopping.set()
-        raise
+    run = _run_folder(Path(folder), config)
+    with stop_requests() as stop:
+        try:
+            return train(config, run, data=load_prepared(Path(data)), resume=True, console=console)
+        finally:
+            if stop:
+                _stopping.set()
 
 
 def dry_run(suite: Suite) -> list[dict[str, Any]]:

@@ -68,10 +68,12 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
     titles = {drawing.name: drawing.title.replace("\u00a0", " ") for drawing in drawings(suite, tables)}
     equal = ", where an equal share is 12.5 %"
     assert titles == {
-        "heatmap-moe": "moe: in layer 3, 36 % of code goes to expert 5, 2.88 times the uniform 12.5 %",
-        "heatmap-no_lb": "no_lb: in layer 2, 93 % of math goes to expert 5, 7.44 times the uniform 12.5 %",
-        "heatmap-top2": "top2: in layer 2, 21 % of prose goes to expert 0, 1.68 times the uniform 12.5 %",
-        "heatmap-moe_blocks": "moe_blocks: in layer 3, 15 % of code goes to expert 4, 1.20 times the uniform 12.5 %",
+        "heatmap-moe": "moe: in layer 3, 36 % of code assignments go to expert 5, 2.88 times the uniform 12.5 %",
+        "heatmap-no_lb": "no_lb: in layer 2, 93 % of math assignments go to expert 5, 7.44 times the uniform 12.5 %",
+        "heatmap-top2": "top2: in layer 2, 21 % of prose assignments go to expert 0, 1.68 times the uniform 12.5 %",
+        "heatmap-moe_blocks": (
+            "moe_blocks: in layer 3, 15 % of code assignments go to expert 4, 1.20 times the uniform 12.5 %"
+        ),
         "load-moe": "moe: the busiest expert of layer 3 takes 18.7 % of the tokens" + equal,
         "load-no_lb": "no_lb: the busiest expert of layer 2 takes 72.3 % of the tokens" + equal,
         "load-top2": "top2: the busiest expert of layer 2 takes 14.7 % of the assignments" + equal,
@@ -112,7 +114,7 @@ def test_the_answer_gives_loss_balance_and_collapse(suite: Suite, tables: Tables
         "no_lb, layer 2: collapse found in training at step 96; on test at step 96, hot experts: 5; dead experts: "
         "2, 3, 4, 6, 7 (5 of 8)." in box["Collapse"]
     )
-    assert "no_lb, layer 3: signs of collapse at the end, no alarm in training" in box["Collapse"]
+    assert "no_lb, layer 3: signs of collapse at the end, no collapse in training" in box["Collapse"]
     assert "None found in moe, top2 and moe_blocks" in box["Collapse"]
     assert box["Specialisation"] == NO_CLAIM
 
