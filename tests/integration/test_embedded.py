@@ -52,7 +52,7 @@ def test_the_base_saw_these_training_documents_and_its_losses_are_those_recorded
     from moe_emergence.training.evaluation import evaluate
 
     record = json.loads((ASSETS / "training.json").read_text("utf-8"))
-    assert record["data_digest"] == embedded.digest
+    assert record["corpus_digest"] == embedded.manifest["corpus_digest"]
     assert set(record["train_documents"]) == {d["id"] for d in embedded.documents if d["split"] == "train"}
     last, base = record["curve"][-1], load_base()
     assert base.model.num_parameters() == record["parameters"]

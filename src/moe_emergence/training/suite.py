@@ -1,6 +1,7 @@
 """A suite on this machine: the data prepared once, then every arm and seed, one after another or side by side."""
 
 import json
+import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -18,14 +19,14 @@ from moe_emergence.experiments.suites import Suite
 from moe_emergence.models.base import load_tokenizer
 from moe_emergence.models.cost import base_config, run_cost
 from moe_emergence.tracking.console import RunConsole
-from moe_emergence.training.interrupt import ignored_interrupts, stop_requests
+from moe_emergence.training.interrupt import SIGNALS, ignored_interrupts, stop_requests
 from moe_emergence.training.loop import RunSummary, train
 from moe_emergence.training.run_directory import RunDirectory, write_json
 from moe_emergence.training.start import check_fits
 
 SUITE = "suite.json"
 _stopping = threading.Event()
-"""Set in a worker whose run was asked to stop: the pool has already handed it the next one."""
+"""Set in a worker that was asked to stop: the pool may have handed it the next run already."""
 
 
 def run_suite(
@@ -147,7 +148,8 @@ def _prepare(configs: Sequence[RunConfig], cache: Path, console: RunConsole) -> 
 def _side_by_side(
     configs: Sequence[RunConfig], folder: Path, data: Path, workers: int, console: RunConsole
 ) -> list[RunSummary]:
-    with stop_requests() as stop, ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with stop_requests() as stop, ProcessPoolExecutor(workers, context, _answer_between_runs) as pool:
         with ignored_interrupts():  # while a process loads its modules, Ctrl-C is this one's to answer
             jobs = [pool.submit(_run_arm, to_dict(config), str(folder), str(data), console) for config in configs]
         waiting = set(jobs)
@@ -179,6 +181,12 @@ def _line(summary: RunSummary) -> str:
     return (
         f"{summary.folder}: {summary.reason} at step {summary.steps}, LM loss {summary.lm_loss_macro:.4f} (test, macro)"
     )
+
+
+def _answer_between_runs() -> None:
+    """In a worker: a signal that comes before or after a run must not kill the process, but keep it from the next."""
+    for number in SIGNALS:
+        signal.signal(number, lambda *_: _stopping.set())
 
 
 def _run_arm(values: dict[str, Any], folder: str, data: str, console: RunConsole) -> RunSummary:
