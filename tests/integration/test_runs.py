@@ -96,7 +96,7 @@ def wait_for(condition: Callable[[], bool], job: "subprocess.Popen[str]", second
         time.sleep(0.02)
 
 
-def ended(job: "subprocess.Popen[str]", seconds: float = 60) -> str:
+def ended(job: "subprocess.Popen[str]", seconds: float = 200) -> str:
     """What a stopped job said, with exit code 1 and without a traceback."""
     said = job.communicate(timeout=seconds)[1]
     assert "Traceback" not in said, said

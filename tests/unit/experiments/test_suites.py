@@ -187,3 +187,14 @@ def test_an_unknown_suite_is_refused_with_the_nearest() -> None:
 def test_did_you_mean() -> None:
     assert did_you_mean("top_kk", ["top_k", "layers"]) == "; did you mean top_k?"
     assert did_you_mean("zzz", ["top_k", "layers"]) == ": choose from top_k, layers"
+
+
+def test_an_override_leaves_alone_what_an_arm_declares_as_its_own() -> None:
+    suite = suite_named("quickstart").override({"moe.balance_coef": 0.02, "moe.num_experts": 4})
+    coefficients = {arm.name: arm.config.moe.balance_coef for arm in suite.arms if arm.config.moe is not None}
+    assert coefficients == {"moe": 0.02, "no_lb": 0.0, "top2": 0.02, "moe_blocks": 0.02}
+    assert {arm.config.moe.num_experts for arm in suite.arms if arm.config.moe is not None} == {4}
+
+
+def test_a_first_look_is_a_suite_of_its_own() -> None:
+    assert fast(suite_named("quickstart")).name == "quickstart-fast"
