@@ -94,6 +94,11 @@ def test_embedded_corpora_were_split_by_the_embedded_rule() -> None:
         assert {corpus.splits[name] for group in queue for name in groups[group]} == {"train"}
 
 
+def test_splitting_the_embedded_documents_again_gives_the_shipped_splits() -> None:
+    corpus = load_corpus()
+    assert split_documents(corpus.documents, embedded=True) == dict(corpus.splits)
+
+
 @pytest.mark.parametrize("which", ["embedded", "toy"])
 def test_no_document_is_in_two_splits(which: str, toy_corpus: Corpus) -> None:
     corpus = load_corpus() if which == "embedded" else toy_corpus
