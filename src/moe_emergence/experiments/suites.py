@@ -159,11 +159,11 @@ SUITES = {"quickstart": quickstart, "gpt2": full_size}
 """Every suite by name."""
 
 FAST = {
-    "training.steps": 24,
-    "training.evaluations": 4,
+    "training.steps": 12,
+    "training.evaluations": 3,
     "data.dev_blocks": 4,
     "data.test_blocks": 8,
-    "data.probe_tokens": 6000,
+    "data.probe_tokens": 3000,
 }
 
 
