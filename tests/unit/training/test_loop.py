@@ -236,9 +236,10 @@ def _with_window(size: int) -> Callable[..., None]:
 def test_a_collapse_that_may_end_the_run_does(
     toy_config: Config, run: Train, tmp_path: Path, collapsing: dict[str, Any]
 ) -> None:
-    """Reason, step, layer and expert are kept, and the step it ends at is evaluated like any last one."""
+    """Reason, step, layer and expert are kept; the step it ends at, which no grid holds, is evaluated as a last one."""
     folder = tmp_path / "run"
-    summary = run(toy_config(moe=collapsing, training={"stop_on_collapse": True}), folder)
+    config = toy_config(moe=collapsing, training={"stop_on_collapse": True, "evaluations": 2})
+    summary = run(config, folder)
     assert (summary.steps, summary.reason) == (2, "collapse")
     end = lines(folder)[-1]
     assert {key: end[key] for key in ("event", "step", "reason", "layer", "expert")} == {
@@ -256,7 +257,7 @@ def test_a_collapse_that_may_end_the_run_does(
     assert [line["step"] for line in lines(folder, split="test")] == [0, 2]
     assert "fresh_gates.1" in load_file(folder / "traces" / "step-000002.safetensors")
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-000002"]
-    assert run(toy_config(moe=collapsing, training={"stop_on_collapse": True}), folder, resume=True) == summary
+    assert run(config, folder, resume=True) == summary
 
 
 def test_a_collapse_is_recorded_and_no_more_unless_asked(

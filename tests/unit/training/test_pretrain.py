@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from moe_emergence.config import ExecutionConfig
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.data.tokenizer import tokenizer_digest
-from moe_emergence.errors import Interrupted
+from moe_emergence.errors import Interrupted, RunDirectoryError
 from moe_emergence.models.base import load_base
 from moe_emergence.training import pretrain
 from moe_emergence.training.pretrain import (
@@ -171,6 +171,17 @@ def test_once_finished_it_is_only_written_again(base: Path, toy_data: PreparedDa
     assert record(base) == before[0]
     after = load_file(base / "model.safetensors")
     assert all(torch.equal(after[name], before[1][name]) for name in after)
+
+
+def test_another_recipe_or_other_data_is_refused_with_both_values(
+    base: Path, toy_data: PreparedData, tmp_path: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in base.parent.rglob("*")}
+    with pytest.raises(RunDirectoryError, match=r"was started with learning_rate = 0\.003, not 0\.1: continue it"):
+        pretrain_base(replace(TINY, learning_rate=0.1), toy_data, base.parent, CPU)
+    with pytest.raises(RunDirectoryError, match=rf"data_digest = '{toy_data.digest}', not '0{{64}}'"):
+        pretrain_base(TINY, replace(toy_data, digest="0" * 64), base.parent, CPU)
+    assert {path: path.stat().st_mtime_ns for path in base.parent.rglob("*")} == before
 
 
 def same(one: Path, other: Path) -> None:

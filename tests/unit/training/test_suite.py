@@ -124,6 +124,26 @@ def test_the_same_call_goes_on_after_an_interrupt(
         assert (tmp_path / "pair" / run).read_bytes() == (done / run).read_bytes()
 
 
+def test_a_request_while_an_arm_ends_keeps_the_next_from_starting(
+    two_arms: Suite, tmp_path: Path, interrupt_in_step: Callable[..., None]
+) -> None:
+    interrupt_in_step(loop, 2)
+    with pytest.raises(Interrupted, match=r"all that was done is kept in .*the same command continues it"):
+        call(two_arms, tmp_path / "pair")
+    assert '"event": "end"' in (tmp_path / "pair" / "one" / "seed-7" / "metrics.jsonl").read_text()
+    assert not (tmp_path / "pair" / "two").exists()
+
+
+def test_seeds_of_earlier_calls_stay_part_of_the_suite(
+    two_arms: Suite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = loop.RunSummary(folder=tmp_path, steps=2, reason="finished", lm_loss_macro=1.0)
+    monkeypatch.setattr(suite, "train", lambda *_, **__: summary)
+    for seeds in ((7, 8), (9,), (8,)):
+        call(two_arms, tmp_path / "pair", seeds=seeds)
+    assert json.loads((tmp_path / "pair" / "suite.json").read_text())["seeds"] == [7, 8, 9]
+
+
 # Refused before anything is trained
 
 
@@ -158,6 +178,11 @@ def test_changed_settings_are_refused_with_both_values(two_arms: Suite, done: Pa
     last = replace(two_arms.arms[1], config=replace(two_arms.arms[1].config, moe=MoEConfig(layers=(1,), top_k=2)))
     changed = replace(two_arms, arms=(two_arms.arms[0], replace(last, may_change=("moe",))))
     refused(changed, done, RunDirectoryError, r"two.seed-8 was started with moe\.num_experts = 4, not 8", seeds=(9, 8))
+
+
+def test_a_damaged_suite_json_is_refused(two_arms: Suite, tmp_path: Path) -> None:
+    (tmp_path / "suite.json").write_text("{")
+    refused(two_arms, tmp_path, RunDirectoryError, r"suite\.json is damaged: delete it")
 
 
 def test_suite_json_stays_when_settings_are_refused(two_arms: Suite, done: Path) -> None:
