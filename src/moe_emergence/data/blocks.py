@@ -26,7 +26,8 @@ from moe_emergence.data.tokenizer import encode, end_of_text_id, tokenizer_diges
 from moe_emergence.errors import DataError
 
 TENSORS, MANIFEST, TOKENIZER = "blocks.safetensors", "manifest.json", "tokenizer.json"
-_FORMAT = 1
+TEXTS = "probe.json"
+_FORMAT = 2
 _BALANCE_SEED = 0
 
 
@@ -39,12 +40,14 @@ class Probe:
         length: [documents] tokens that count.
         document: [documents] index into the corpus.
         domain: [documents] index into the domains.
+        texts: each document's whole text, of which the tokens are the beginning.
     """
 
     tokens: TokenArray
     length: IndexArray
     document: IndexArray
     domain: IndexArray
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +162,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
         train=splits["train"],
         dev=splits["dev"],
         test=splits["test"],
-        probe=_probe(encoded["test"], config, end_of_text),
+        probe=_probe(encoded["test"], corpus, config, end_of_text),
         documents=documents,
         token_bytes=token_bytes,
         tokenizer=tokenizer,
@@ -194,7 +197,9 @@ def _packed_domain(
     return blocks
 
 
-def _probe(encoded: Sequence[list[tuple[int, list[int]]]], config: DataConfig, end_of_text: int) -> Probe:
+def _probe(
+    encoded: Sequence[list[tuple[int, list[int]]]], corpus: Corpus, config: DataConfig, end_of_text: int
+) -> Probe:
     """Document beginnings in a seeded order until each domain has its share of tokens; the last is cut to fit."""
     size, domains = config.block_size, len(encoded)
     if config.probe_tokens < domains:
@@ -218,6 +223,7 @@ def _probe(encoded: Sequence[list[tuple[int, list[int]]]], config: DataConfig, e
         length=np.array([len(ids) for _, _, ids in chosen], dtype=np.int32),
         document=np.array([index for _, index, _ in chosen], dtype=np.int32),
         domain=np.array([number for number, _, _ in chosen], dtype=np.int32),
+        texts=tuple(corpus.documents[index].text for _, index, _ in chosen),
     )
 
 
@@ -247,8 +253,9 @@ def save_prepared(data: PreparedData, folder: Path) -> None:
     save_file(tensors, temporary)
     os.replace(temporary, folder / TENSORS)
     (folder / TOKENIZER).write_text(data.tokenizer.to_str(), "utf-8")
-    digest = hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest()
-    temporary.write_text(json.dumps(data.manifest | {"digest": data.digest, "sha256": digest}, indent=1), "utf-8")
+    (folder / TEXTS).write_text(json.dumps(data.probe.texts), "utf-8")
+    digests = {name: _file_digest(folder / name) for name in (TENSORS, TEXTS)}
+    temporary.write_text(json.dumps(data.manifest | {"digest": data.digest, "sha256": digests}, indent=1), "utf-8")
     os.replace(temporary, folder / MANIFEST)
 
 
@@ -260,8 +267,8 @@ def load_prepared(folder: Path) -> PreparedData:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        found = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (TENSORS, TOKENIZER)}
-        recorded = {TENSORS: manifest["sha256"], TOKENIZER: manifest["tokenizer_digest"]}
+        recorded = {**manifest["sha256"], TOKENIZER: manifest["tokenizer_digest"]}
+        found = {name: _file_digest(folder / name) for name in recorded}
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DataError(f"no prepared data in {folder} ({error}): delete it and run again") from error
     changed = [name for name in recorded if found[name] != recorded[name]]
@@ -274,15 +281,20 @@ def load_prepared(folder: Path) -> PreparedData:
         for split in SPLITS
     }
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+    probe = {name: read[f"probe.{name}"] for name in ("tokens", "length", "document", "domain")}
     return PreparedData(
         domains=tuple(manifest["domains"]),
         train=parts["train"],
         dev=parts["dev"],
         test=parts["test"],
-        probe=Probe(**{name: read[f"probe.{name}"] for name in ("tokens", "length", "document", "domain")}),
+        probe=Probe(**probe, texts=tuple(json.loads((folder / TEXTS).read_text("utf-8")))),
         documents=tuple(manifest["documents"]),
         token_bytes=token_byte_lengths(tokenizer),
         tokenizer=tokenizer,
         digest=manifest["digest"],
         manifest=manifest,
     )
+
+
+def _file_digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

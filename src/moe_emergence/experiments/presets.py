@@ -1,7 +1,7 @@
 """Presets: a run is a function of its baseline.
 
-The quickstart's runs train the embedded base; their settings are frozen after a pilot on dev documents. The `gpt2` runs
-have the published settings of GPT-2 small.
+The quickstart's runs train the embedded base; their settings were frozen by a pilot on dev documents
+(`docs/decisions/005-pilot.md`). The `gpt2` runs have the published settings of GPT-2 small.
 """
 
 from collections.abc import Callable
@@ -15,8 +15,8 @@ def dense() -> RunConfig:
     return RunConfig(
         name="dense",
         question="What does more training alone do?",
-        data=DataConfig(dev_blocks=8, test_blocks=32, probe_tokens=12_000),
-        optimizer=OptimizerConfig(learning_rate=5e-4, gate_multiplier=10.0),
+        data=DataConfig(dev_blocks=8, test_blocks=64, probe_tokens=27_648),
+        optimizer=OptimizerConfig(learning_rate=1e-4, gate_multiplier=30.0),
         training=TrainingConfig(steps=240, batch_size=16, evaluations=8, checkpoint_every=80),
     )
 
@@ -27,7 +27,7 @@ def with_experts(baseline: RunConfig) -> RunConfig:
         baseline,
         name="moe",
         question="Do balanced experts specialise, and does it lower the loss?",
-        moe=MoEConfig(z_coef=0.0),
+        moe=MoEConfig(),
     )
 
 
@@ -59,7 +59,6 @@ def gpt2(baseline: RunConfig) -> RunConfig:
         data=DataConfig(block_size=512),
         optimizer=OptimizerConfig(),
         training=TrainingConfig(steps=10_000, batch_size=8, evaluations=16, checkpoint_every=500),
-        moe=None if baseline.moe is None else replace(baseline.moe, z_coef=0.001),
     )
 
 

@@ -163,7 +163,7 @@ FAST = {
     "training.evaluations": 3,
     "data.dev_blocks": 4,
     "data.test_blocks": 8,
-    "data.probe_tokens": 3000,
+    "data.probe_tokens": 9000,
 }
 
 

@@ -27,18 +27,20 @@ def evaluate(
     """Metrics of `model` on the first `per_domain` blocks of each domain.
 
     Returns, for JSON: `lm_loss` a domain, `lm_loss_macro` (each domain weighs the same) and `lm_loss_tokens` (each
-    token does), all in nats a token over predicted tokens; `bits_per_byte` a domain; `predicted_tokens` a domain; and,
-    a layer, `routing`: assignments [domains, experts] over all slots and over the first choice, the mean entropy of a
-    token's clean probabilities in nats, and the mean clean probabilities [domains, experts].
+    token does), all in nats a token over predicted tokens; `bits_per_byte` and `predicted_tokens` a domain; `documents`
+    a domain: which documents the blocks hold (`index`), and for each its summed `loss` in nats, its predicted `tokens`
+    and their `bytes`, so that intervals can resample documents; and, a layer, `routing`: assignments [domains, experts]
+    over all slots and over the first choice, the mean entropy of a token's clean probabilities in nats, and the mean
+    clean probabilities [domains, experts].
     """
     model.eval()
     rows = _first_rows(blocks, len(data.domains), per_domain)
     domains = blocks.domain[rows]
-    losses = np.zeros(len(rows))
+    losses = np.zeros((len(rows), blocks.tokens.shape[1] - 1))
     layers: list[_LayerTally] = []
     for start, tokens in _token_batches(blocks, rows, device):
         output = model(input_ids=tokens, use_cache=False)
-        losses[start : start + len(tokens)] = next_token_losses(output.logits, tokens).sum(1).cpu().double().numpy()
+        losses[start : start + len(tokens)] = next_token_losses(output.logits, tokens).cpu().double().numpy()
         routes: tuple[RouterOutput, ...] = getattr(output, "routes", None) or ()
         layers = layers or [_LayerTally(route, len(data.domains)) for route in routes]
         for tally, route in zip(layers, routes, strict=True):
@@ -65,20 +67,36 @@ def _token_batches(blocks: Blocks, rows: NDArray[np.int64], device: torch.device
 def _loss_metrics(
     data: PreparedData, blocks: Blocks, rows: NDArray[np.int64], losses: NDArray[np.float64]
 ) -> dict[str, Any]:
-    length = blocks.tokens.shape[1] - 1
-    lm_loss, bits, predicted = {}, {}, {}
+    lm_loss, bits, predicted, documents = {}, {}, {}, {}
     for number, name in enumerate(data.domains):
         mine = blocks.domain[rows] == number
-        predicted[name] = int(mine.sum()) * length
-        lm_loss[name] = float(losses[mine].sum() / predicted[name])
-        characters = int(data.token_bytes[blocks.tokens[rows[mine], 1:]].sum())
-        bits[name] = float(losses[mine].sum() / math.log(2) / characters)
+        of_text = data.token_bytes[blocks.tokens[rows[mine], 1:]]
+        total = float(losses[mine].sum())
+        predicted[name] = of_text.size
+        lm_loss[name] = total / predicted[name]
+        bits[name] = total / math.log(2) / int(of_text.sum())
+        documents[name] = _document_sums(blocks.document[rows[mine], 1:], losses[mine], of_text)
     return {
         "lm_loss": lm_loss,
         "lm_loss_macro": float(np.mean(list(lm_loss.values()))),
         "lm_loss_tokens": float(losses.sum() / sum(predicted.values())),
         "bits_per_byte": bits,
         "predicted_tokens": predicted,
+        "documents": documents,
+    }
+
+
+def _document_sums(
+    document: NDArray[np.int32], losses: NDArray[np.float64], of_text: NDArray[np.int64]
+) -> dict[str, list[Any]]:
+    """Sums over each document's predicted tokens, wherever in the blocks they lie."""
+    index, place = np.unique(document, return_inverse=True)
+    place = place.reshape(-1)
+    return {
+        "index": index.tolist(),
+        "loss": np.bincount(place, weights=losses.reshape(-1)).tolist(),
+        "tokens": np.bincount(place).tolist(),
+        "bytes": np.bincount(place, weights=of_text.reshape(-1)).astype(np.int64).tolist(),
     }
 
 

@@ -17,6 +17,7 @@ from moe_emergence.config import DataConfig, RunConfig
 from moe_emergence.data.blocks import (
     MANIFEST,
     TENSORS,
+    TEXTS,
     TOKENIZER,
     PreparedData,
     batch_rows,
@@ -124,6 +125,7 @@ def test_probe_tokens_are_the_beginnings_of_their_documents(
         (ids,) = encode(tokenizer, [toy_corpus.documents[document].text])
         length = toy_data.probe.length[row]
         assert toy_data.probe.tokens[row].tolist() == ids[:length] + [end] * (32 - length)
+        assert toy_data.probe.texts[row] == toy_corpus.documents[document].text
 
 
 def test_preparing_twice_gives_the_same_and_touches_no_global_generator(
@@ -205,7 +207,7 @@ def flip_a_byte(file: Path) -> None:
     file.write_bytes(raw)
 
 
-@pytest.mark.parametrize("name", [TENSORS, TOKENIZER])
+@pytest.mark.parametrize("name", [TENSORS, TEXTS, TOKENIZER])
 def test_a_damaged_file_is_refused_by_name(toy_data: PreparedData, tmp_path: Path, name: str) -> None:
     save_prepared(toy_data, tmp_path)
     flip_a_byte(tmp_path / name)
@@ -213,7 +215,7 @@ def test_a_damaged_file_is_refused_by_name(toy_data: PreparedData, tmp_path: Pat
         load_prepared(tmp_path)
 
 
-@pytest.mark.parametrize("name", [TENSORS, TOKENIZER, MANIFEST])
+@pytest.mark.parametrize("name", [TENSORS, TEXTS, TOKENIZER, MANIFEST])
 def test_a_missing_file_is_refused_by_name(toy_data: PreparedData, tmp_path: Path, name: str) -> None:
     save_prepared(toy_data, tmp_path)
     (tmp_path / name).unlink()

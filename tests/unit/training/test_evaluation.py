@@ -47,6 +47,24 @@ def test_losses_by_hand(dense: GPT2LMHeadModel, toy_data: PreparedData) -> None:
     assert found["routing"] == []
 
 
+def test_documents_hold_the_sums_of_their_own_tokens(dense: GPT2LMHeadModel, toy_data: PreparedData) -> None:
+    """A block holds several documents and a document may lie in several blocks; each token counts where it belongs."""
+    found = evaluate(dense, toy_data, toy_data.dev, device=CPU, per_domain=3)
+    for number, name in enumerate(toy_data.domains):
+        sums: dict[int, list[float]] = {}
+        for row in rows_of(toy_data, number, 3):
+            for place, loss in enumerate(block_losses(dense, toy_data.dev.tokens[row]), start=1):
+                mine = sums.setdefault(int(toy_data.dev.document[row, place]), [0.0, 0, 0])
+                size = int(toy_data.token_bytes[toy_data.dev.tokens[row, place]])
+                mine[:] = mine[0] + loss, mine[1] + 1, mine[2] + size
+        record = found["documents"][name]
+        assert record["index"] == sorted(sums) and len(sums) > 1
+        assert record["tokens"] == [sums[index][1] for index in record["index"]]
+        assert record["bytes"] == [sums[index][2] for index in record["index"]]
+        assert record["loss"] == pytest.approx([sums[index][0] for index in record["index"]], rel=1e-5)
+        assert sum(record["loss"]) / sum(record["tokens"]) == pytest.approx(found["lm_loss"][name])
+
+
 def test_macro_weighs_domains_and_tokens_weigh_tokens(dense: GPT2LMHeadModel, toy_data: PreparedData) -> None:
     """On blocks that are not balanced the two differ."""
     uneven = toy_data.dev.take(
