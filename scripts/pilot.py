@@ -4,7 +4,7 @@
     python scripts/pilot.py table FOLDER                                     what came out, in Markdown
 
 Question: which gate multiplier, peak rate and z coefficient give experts a fair chance to specialise without a cost in
-LM loss or balance? About 2 minutes a run on two cores. Expected: with multiplier 1 the router hardly moves in 240 steps.
+LM loss or balance? About 2 minutes a run on two cores. Expected: with multiplier 1 the router hardly moves.
 """
 
 import argparse

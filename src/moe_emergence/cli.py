@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train, continue or fork one run",
     "pretrain-base": "train a dense base from nothing, on training documents only",
     "upcycle": "turn a dense model into a Mixture of Experts, ready for transformers",
+    "analyze": "measure a suite's runs against their nulls; tables as Parquet and JSON, verdicts in words",
     "report": "write a suite's report.html anew",
     "generate": "continue a prompt and show which experts each token used",
     "data": "show a corpus: documents, tokens, licences, cleaning, how far format gives domains away",

@@ -1,13 +1,16 @@
 """Balance at the last step on test, a run and a layer, from the recorded counts; every quantity is `routing`'s."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from moe_emergence import routing
-from moe_emergence.analysis.records import LayerRouting, Run, Suite
+from moe_emergence.analysis.records import Counts, LayerRouting, Run, Suite
+from moe_emergence.analysis.specialisation import FIRST_CHOICE, SLOTS, Counted
+
+CAPACITY_FACTORS = ("1.0", "1.25", "2.0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,12 +18,15 @@ class RoutingRow:
     """How one layer of one run spreads its tokens. E experts, k slots a token.
 
     Attributes:
-        assignments: how many the shares are of (k × tokens).
+        counted: all slots, or the first choice alone (as if k were 1).
+        assignments: how many the shares are of (tokens × slots counted).
         busiest_expert, max_load: the largest share of assignments: 1/E at balance, at most 1/k.
         max_violation: E·max − 1: 0 at balance, E/k − 1 at collapse.
         excess: (max load − 1/E) / (1/k − 1/E): 0 at balance, 1 at collapse.
         hot, dead: experts with excess > 3/7, and with a load below 0.1/E.
         effective_experts: exp of the load's entropy: E at balance, k at collapse.
+        dropped: capacity factor to the share of assignments that it would have dropped: 0 at balance (factor ≥ 1),
+            1 − k·factor/E at collapse.
         entropy_per_token: mean entropy of a token's clean probabilities, nats: 0 certain, ln E undecided.
         entropy_of_load: entropy of the load, nats: ln k at collapse, ln E at balance.
         entropy_per_token_share, entropy_of_load_share: the same ÷ ln E (None for a single expert).
@@ -31,6 +37,7 @@ class RoutingRow:
     seed: int
     step: int
     layer: int
+    counted: Counted
     experts: int
     top_k: int
     assignments: int
@@ -41,6 +48,7 @@ class RoutingRow:
     hot: tuple[int, ...]
     dead: tuple[int, ...]
     effective_experts: float
+    dropped: Mapping[str, float]
     entropy_per_token: float
     entropy_per_token_share: float | None
     entropy_of_load: float
@@ -48,47 +56,39 @@ class RoutingRow:
     detector: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShareRow:
-    """One cell of domains × experts.
-
-    Attributes:
-        assignments: how many of the domain's assignments go to the expert.
-        share: the same ÷ all of the domain's assignments, 0..1; sums to 1 over experts.
-        uniform: 1/E, what every cell would be if domain and load told nothing.
-    """
-
-    arm: str
-    seed: int
-    step: int
-    layer: int
-    domain: str
-    expert: int
-    assignments: int
-    share: float
-    uniform: float
-
-
 def routing_rows(suite: Suite) -> tuple[RoutingRow, ...]:
-    """One row a run and layer; dense runs have none."""
-    return tuple(_routing_row(run, layer) for run in suite.runs for layer in run.last_test.routing)
+    """One row a run and layer, of all slots; dense runs have none."""
+    return tuple(
+        _routing_row(run, layer, SLOTS if _top_k(run) > 1 else FIRST_CHOICE, layer.assignments, _top_k(run))
+        for run in suite.runs
+        for layer in run.last_test.routing
+    )
 
 
-def share_rows(suite: Suite) -> tuple[ShareRow, ...]:
-    """One row a run, layer, domain and expert."""
-    return tuple(row for run in suite.runs for layer in run.last_test.routing for row in _share_rows(run, layer))
+def first_choice_rows(suite: Suite) -> tuple[RoutingRow, ...]:
+    """The same of the first choice alone, for runs with several experts a token."""
+    return tuple(
+        _routing_row(run, layer, FIRST_CHOICE, layer.first_choice, 1)
+        for run in suite.runs
+        if _top_k(run) > 1
+        for layer in run.last_test.routing
+    )
 
 
-def _routing_row(run: Run, record: LayerRouting) -> RoutingRow:
-    counts = torch.from_numpy(record.assignments.sum(0))
+def _top_k(run: Run) -> int:
+    return 1 if run.config.moe is None else run.config.moe.top_k
+
+
+def _routing_row(run: Run, record: LayerRouting, counted: Counted, assignments: Counts, top_k: int) -> RoutingRow:
+    counts = torch.from_numpy(assignments.sum(0))
     load = routing.load_of_counts(counts, torch.float64)
-    top_k = 1 if run.config.moe is None else run.config.moe.top_k
     of_load = float(routing.routing_entropy_of_load(load))
     return RoutingRow(
         arm=run.arm,
         seed=run.seed,
         step=run.last_step,
         layer=record.layer,
+        counted=counted,
         experts=len(load),
         top_k=top_k,
         assignments=int(counts.sum()),
@@ -99,6 +99,7 @@ def _routing_row(run: Run, record: LayerRouting) -> RoutingRow:
         hot=_chosen(routing.hot_experts(load, top_k)),
         dead=_chosen(routing.dead_experts(load)),
         effective_experts=float(routing.effective_experts(load)),
+        dropped={factor: float(routing.overflow_share(load, float(factor))) for factor in CAPACITY_FACTORS},
         entropy_per_token=record.entropy_per_token,
         entropy_per_token_share=share_of_maximum(record.entropy_per_token, len(load)),
         entropy_of_load=of_load,
@@ -120,20 +121,3 @@ def detector_state(run: Run, layer: int) -> str:
     """The state the layer was last found in; healthy when nothing was ever reported."""
     states = [event.state for event in run.collapses if event.layer == layer]
     return states[-1] if states else "healthy"
-
-
-def _share_rows(run: Run, record: LayerRouting) -> Iterator[ShareRow]:
-    shares = routing.load_of_counts(torch.from_numpy(record.assignments), torch.float64).numpy()
-    for number, domain in enumerate(run.manifest.data.domains):
-        for expert in range(shares.shape[1]):
-            yield ShareRow(
-                arm=run.arm,
-                seed=run.seed,
-                step=run.last_step,
-                layer=record.layer,
-                domain=domain,
-                expert=expert,
-                assignments=int(record.assignments[number, expert]),
-                share=float(shares[number, expert]),
-                uniform=1 / shares.shape[1],
-            )

@@ -60,6 +60,10 @@ class Fields:
         whole = all(isinstance(v, int) and not isinstance(v, bool) for v in values)
         return tuple(values) if whole else self._refuse(key, "a list of whole numbers")
 
+    def decimals(self, key: str) -> tuple[float, ...]:
+        values = self.items(key)
+        return tuple(map(float, values)) if all(map(_is_number, values)) else self._refuse(key, "a list of numbers")
+
     def numbers(self, key: str) -> dict[str, float]:
         """An object whose values are all numbers."""
         group = self.group(key)

@@ -49,6 +49,17 @@ class LayerRouting:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class DocumentSums:
+    """What an evaluation summed over each document of one domain: [documents] place in the corpus, loss in nats,
+    predicted tokens, and bytes of text."""
+
+    index: Counts
+    loss: Floats
+    tokens: Counts
+    bytes: Counts
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
     """A look at held-out blocks after `step` updates.
 
@@ -57,6 +68,7 @@ class Evaluation:
         lm_loss: domain to LM loss, nats a token; `lm_loss_macro` weighs domains equally, `lm_loss_tokens` tokens.
         bits_per_byte: domain to LM loss in bits a byte of text.
         predicted_tokens: domain to the number of tokens the losses are means over.
+        documents: domain to the sums of its documents.
         routing: one record a layer with experts, in order; none for a dense run.
     """
 
@@ -67,6 +79,7 @@ class Evaluation:
     lm_loss_tokens: float
     bits_per_byte: Mapping[str, float]
     predicted_tokens: Mapping[str, int]
+    documents: Mapping[str, DocumentSums]
     routing: tuple[LayerRouting, ...]
 
 

@@ -9,6 +9,7 @@ from moe_emergence.analysis.records import (
     CollapseEvent,
     Counts,
     DataRecord,
+    DocumentSums,
     Evaluation,
     Floats,
     LayerRouting,
@@ -81,8 +82,18 @@ def read_evaluation(line: Fields, manifest: Manifest, config: RunConfig) -> Eval
         lm_loss_tokens=line.number("lm_loss_tokens"),
         bits_per_byte={domain: bits.number(domain) for domain in domains},
         predicted_tokens={domain: predicted.whole(domain) for domain in domains},
+        documents={domain: _document_sums(line.group("documents").group(domain)) for domain in domains},
         routing=tuple(_layer_routing(layer, (len(domains), experts)) for layer in line.groups("routing")),
     )
+
+
+def _document_sums(fields: Fields) -> DocumentSums:
+    whole = {name: np.array(fields.wholes(name), dtype=np.int64) for name in ("index", "tokens", "bytes")}
+    sums = DocumentSums(**whole, loss=np.array(fields.decimals("loss"), dtype=np.float64))
+    lengths = {name: len(getattr(sums, name)) for name in ("index", "loss", "tokens", "bytes")}
+    if len(set(lengths.values())) != 1:
+        raise AnalysisError(f"{fields.where}: 'index', 'loss', 'tokens' and 'bytes' must be as long; found {lengths}")
+    return sums
 
 
 def _layer_routing(fields: Fields, shape: tuple[int, int]) -> LayerRouting:

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe_emergence.analysis.balance import RoutingRow, ShareRow, routing_rows, share_rows
+from moe_emergence.analysis.balance import RoutingRow, first_choice_rows, routing_rows
+from moe_emergence.analysis.comparisons import (
+    ArmLossRow,
+    InformationDifferenceRow,
+    LossDifferenceRow,
+    arm_loss_rows,
+    information_difference_rows,
+    loss_difference_rows,
+)
 from moe_emergence.analysis.costs import CostRow, cost_rows
 from moe_emergence.analysis.evolution import (
     LoadPoint,
@@ -22,16 +30,36 @@ from moe_emergence.analysis.files import replace_file
 from moe_emergence.analysis.losses import ArmRow, RunRow, arm_rows, run_rows
 from moe_emergence.analysis.origins import AuditRow, ReceiptRow, audit_rows, receipt_rows
 from moe_emergence.analysis.records import Source, Suite
+from moe_emergence.analysis.shares import ShareRow, first_choice_share_rows, share_rows
+from moe_emergence.analysis.specialisation import InformationRow, VerdictRow, information_rows, verdict_rows
+from moe_emergence.analysis.token_rows import (
+    ClassInformationRow,
+    TokenClassRow,
+    class_information_rows,
+    probe_classes,
+    token_class_rows,
+)
+from moe_emergence.analysis.traces import read_trace
+from moe_emergence.data.blocks import PreparedData, load_prepared
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
     """Every table that the report quotes or draws; the fields' names are those of the CSV files."""
 
+    verdicts: tuple[VerdictRow, ...]
+    information: tuple[InformationRow, ...]
+    information_differences: tuple[InformationDifferenceRow, ...]
     arms: tuple[ArmRow, ...]
+    arm_losses: tuple[ArmLossRow, ...]
+    loss_differences: tuple[LossDifferenceRow, ...]
     runs: tuple[RunRow, ...]
     routing: tuple[RoutingRow, ...]
+    first_choice_routing: tuple[RoutingRow, ...]
     shares: tuple[ShareRow, ...]
+    first_choice_shares: tuple[ShareRow, ...]
+    token_classes: tuple[TokenClassRow, ...]
+    class_information: tuple[ClassInformationRow, ...]
     loss_over_steps: tuple[LossPoint, ...]
     entropy_over_steps: tuple[RoutingPoint, ...]
     load_over_steps: tuple[LoadPoint, ...]
@@ -47,11 +75,23 @@ def make_tables(suite: Suite) -> Tables:
     Raises:
         AnalysisError: the records lack something that a table needs; names file and key.
     """
+    last = {(run.arm, run.seed): read_trace(run, run.last_step) for run in suite.runs}
+    routed = [trace for trace in last.values() if trace.layers]
+    classes = probe_classes(prepared(suite), routed[0]) if routed else {}
     return Tables(
+        verdicts=verdict_rows(suite),
+        information=information_rows(suite),
+        information_differences=information_difference_rows(suite, last),
         arms=arm_rows(suite),
+        arm_losses=arm_loss_rows(suite),
+        loss_differences=loss_difference_rows(suite),
         runs=run_rows(suite),
         routing=routing_rows(suite),
-        shares=share_rows(suite),
+        first_choice_routing=first_choice_rows(suite),
+        shares=share_rows(suite, last),
+        first_choice_shares=first_choice_share_rows(suite, last),
+        token_classes=token_class_rows(suite, last, classes),
+        class_information=class_information_rows(suite, last, classes),
         loss_over_steps=loss_points(suite),
         entropy_over_steps=routing_points(suite),
         load_over_steps=load_points(suite),
@@ -60,6 +100,15 @@ def make_tables(suite: Suite) -> Tables:
         format_audit=audit_rows(suite),
         costs=cost_rows(suite),
     )
+
+
+def prepared(suite: Suite) -> PreparedData:
+    """The data that the suite's runs were made with, from its folder.
+
+    Raises:
+        DataError: it is not there or has changed; the suite's command makes it again.
+    """
+    return load_prepared(suite.folder / "data" / suite.runs[0].manifest.data.digest[:16])
 
 
 def write_csv(tables: Tables, folder: Path) -> None:

@@ -16,10 +16,20 @@ def command() -> Command:
 
 def run(arguments: Sequence[str]) -> None:
     """Write the page and say where it is."""
-    folder = Path(command().parse(arguments)["runs"])
+    folder = suite_folder(command().parse(arguments)["runs"])
+
+    from moe_emergence.report.page import report_of
+
+    print(report_of(folder))
+
+
+def suite_folder(given: str) -> Path:
+    """The folder as given.
+
+    Raises:
+        RunDirectoryError: there is none.
+    """
+    folder = Path(given)
     if not folder.is_dir():
         raise RunDirectoryError(f"there is no folder {folder}: give a suite's folder, as in runs/quickstart")
-
-    from moe_emergence.report.page import write_report
-
-    print(write_report(folder))
+    return folder

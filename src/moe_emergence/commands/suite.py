@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_emergence.commands.arguments import Arguments, Command
 from moe_emergence.commands.fields import fields_of
@@ -12,6 +12,10 @@ from moe_emergence.commands.printing import human, print_rows, print_table
 from moe_emergence.config import RunConfig
 from moe_emergence.errors import ConfigError
 from moe_emergence.experiments.suites import SUITES, Suite, suite_named
+
+if TYPE_CHECKING:  # heavy: imported when there is something to measure
+    from moe_emergence.analysis.records import Suite as Records
+    from moe_emergence.analysis.tables import Tables
 
 ARMS_OWN = ("name", "question", "seed")
 """Fields that a suite sets for each of its runs."""
@@ -100,18 +104,30 @@ def carry_out(order: Order) -> None:
 
 
 def close(folder: Path) -> None:
-    """Write the page; print its tables, what it finds, and where it is."""
+    """Measure; write the tables and the page; print what came out and where it is."""
+    from moe_emergence.analysis.export import write_analysis
+    from moe_emergence.analysis.reading import read_suite
+    from moe_emergence.analysis.tables import make_tables
     from moe_emergence.report.page import write_report
+
+    suite = read_suite(folder)
+    tables = make_tables(suite)
+    write_analysis(suite, tables)
+    page = write_report(suite, tables)
+    print_summary(suite, tables)
+    print(f"page: {page}")
+
+
+def print_summary(suite: "Records", tables: "Tables") -> None:
+    """The page in a few lines: tables, what came out, and a warning where it must not be taken for an answer."""
     from moe_emergence.report.summary import suite_summary
 
-    page = write_report(folder)
-    summary = suite_summary(folder)
+    summary = suite_summary(suite, tables)
     for table in summary.tables:
         print_table(table.title, table.columns, table.numeric, table.rows)
     print("\n".join(f"- {sentence}" for sentence in summary.sentences))
     if summary.warning is not None:
         print(f"Note: {summary.warning}")
-    print(f"page: {page}")
 
 
 def _print_costs(suite: Suite) -> None:

@@ -41,7 +41,7 @@ def load_curves(points: Sequence[LoadPoint], routing: Sequence[RoutingRow], top:
     """
     panels = [(key, list(rows)) for key, rows in groupby(points, key=lambda point: (point.seed, point.layer))]
     seeds = len({seed for (seed, _), _ in panels})
-    figure, axes = _panels(len(panels), 1.65)
+    figure, axes = stacked_panels(len(panels), 1.65)
     for axis, ((seed, layer), rows) in zip(axes, panels, strict=True):
         flagged = next(row for row in routing if (row.seed, row.layer) == (seed, layer))
         _draw_loads(axis, rows, flagged)
@@ -78,15 +78,15 @@ def entropy_curves(
 ) -> Figure:
     """One panel a layer, one line an arm (thin: each seed): an entropy ÷ ln E over training steps."""
     layers = sorted({point.layer for point in points})
-    figure, axes = _panels(len(layers), 1.6, legend=True)
+    figure, axes = stacked_panels(len(layers), 1.6, legend=True)
     for axis, layer in zip(axes, layers, strict=True):
         mine = [point for point in points if point.layer == layer and point.maximum > 0]
-        lines = _lines(mine, lambda point: getattr(point, quantity) / point.maximum)
-        _draw_arms(axis, lines, legend.styles())
+        lines = lines_of(mine, lambda point: getattr(point, quantity) / point.maximum)
+        draw_arms(axis, lines, legend.styles())
         axis.set_title(f"layer {layer}")
         axis.set_ylabel("÷ ln E")
     axes[0].set_ylim(0, 1.04)
-    _add_legend(figure, axes, legend, {point.arm for point in points})
+    add_legend(figure, axes, legend, {point.arm for point in points})
     return figure
 
 
@@ -94,35 +94,36 @@ def loss_curves(points: Sequence[LossPoint], legend: Legend) -> Figure:
     """The macro LM loss on dev over steps and, where there is a dense arm, each arm's difference to it."""
     macro = [point for point in points if point.domain is None]
     compared = [point for point in macro if point.difference_to_dense is not None and point.arm != legend.dense]
-    figure, axes = _panels(2 if compared else 1, 2.0, legend=True, same_y=False)
-    _draw_arms(axes[0], _lines(macro, lambda point: point.lm_loss), legend.styles(), marker="o")
+    figure, axes = stacked_panels(2 if compared else 1, 2.0, legend=True, same_y=False)
+    draw_arms(axes[0], lines_of(macro, lambda point: point.lm_loss), legend.styles(), marker="o")
     axes[0].set_title("all domains, each weighing the same")
     axes[0].set_ylabel(f"LM loss, nats{GAP}/{GAP}token")
     if compared:
-        _draw_arms(
-            axes[1], _lines(compared, lambda point: point.difference_to_dense or 0.0), legend.styles(), marker="o"
+        draw_arms(
+            axes[1], lines_of(compared, lambda point: point.difference_to_dense or 0.0), legend.styles(), marker="o"
         )
         axes[1].axhline(0, **legend.styles()[legend.dense or ""], linewidth=0.9)
         axes[1].set_title(f"minus {label(legend.dense or '')}, same seed and step (below 0: better)")
         axes[1].set_ylabel(f"difference, nats{GAP}/{GAP}token")
-    _add_legend(figure, axes, legend, {point.arm for point in points})
+    add_legend(figure, axes, legend, {point.arm for point in points})
     return figure
 
 
 def domain_loss_curves(points: Sequence[LossPoint], legend: Legend) -> Figure:
     """One panel a domain: LM loss on dev over steps, one line an arm."""
     domains = list(dict.fromkeys(point.domain for point in points if point.domain is not None))
-    figure, axes = _panels(len(domains), 1.45, legend=True, same_y=False)
+    figure, axes = stacked_panels(len(domains), 1.45, legend=True, same_y=False)
     for axis, domain in zip(axes, domains, strict=True):
         mine = [point for point in points if point.domain == domain]
-        _draw_arms(axis, _lines(mine, lambda point: point.lm_loss), legend.styles(), marker="o")
+        draw_arms(axis, lines_of(mine, lambda point: point.lm_loss), legend.styles(), marker="o")
         axis.set_title(label(domain, 40))
         axis.set_ylabel(f"nats{GAP}/{GAP}token")
-    _add_legend(figure, axes, legend, {point.arm for point in points})
+    add_legend(figure, axes, legend, {point.arm for point in points})
     return figure
 
 
-def _panels(number: int, height: float, *, legend: bool = False, same_y: bool = True) -> tuple[Figure, Any]:
+def stacked_panels(number: int, height: float, *, legend: bool = False, same_y: bool = True) -> tuple[Figure, Any]:
+    """An empty figure of `number` panels over training steps, each `height` inches."""
     figure = new_figure(0.4 + height * number + (0.4 if legend else 0))
     axes = figure.subplots(number, 1, sharex=True, sharey=same_y, squeeze=False)[:, 0]
     axes[-1].set_xlabel("training step")
@@ -130,7 +131,8 @@ def _panels(number: int, height: float, *, legend: bool = False, same_y: bool = 
     return figure, axes
 
 
-def _lines(points: Iterable[Any], value: Callable[[Any], float]) -> Lines:
+def lines_of(points: Iterable[Any], value: Callable[[Any], float]) -> Lines:
+    """Steps and values of each arm and seed."""
     lines: dict[tuple[str, int], tuple[list[int], list[float]]] = {}
     for point in points:
         steps, values = lines.setdefault((point.arm, point.seed), ([], []))
@@ -139,7 +141,7 @@ def _lines(points: Iterable[Any], value: Callable[[Any], float]) -> Lines:
     return lines
 
 
-def _draw_arms(axis: Any, lines: Lines, styles: Styles, marker: str = "") -> None:
+def draw_arms(axis: Any, lines: Lines, styles: Styles, marker: str = "") -> None:
     """Each arm's mean over its seeds; behind it, thin, each seed where there are several."""
     for arm in dict.fromkeys(arm for arm, _ in lines):
         mine = [line for (name, _), line in lines.items() if name == arm]
@@ -156,7 +158,8 @@ def _mean_line(lines: Sequence[tuple[list[int], list[float]]]) -> tuple[list[int
     return shared, [float(np.mean([table[step] for table in tables])) for step in shared]
 
 
-def _add_legend(figure: Figure, axes: Any, legend: Legend, drawn: set[str]) -> None:
+def add_legend(figure: Figure, axes: Any, legend: Legend, drawn: set[str]) -> None:
+    """The arms that are drawn, below the panels."""
     arms = [arm for arm in legend.arms if arm in drawn]
     handles = [axes[0].plot([], [], **legend.styles()[arm])[0] for arm in arms]
     figure.legend(handles, [label(arm) for arm in arms], loc="outside lower left", ncols=_columns(len(arms)))

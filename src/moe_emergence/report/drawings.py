@@ -1,64 +1,33 @@
 """Every figure of a suite, with the finding that is its title and how to read it."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
-
-from matplotlib.figure import Figure
 
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import findings
 from moe_emergence.report.curves import Legend, domain_loss_curves, entropy_curves, load_curves, loss_curves
-from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS, colour_limit, share_heatmaps
+from moe_emergence.report.drawing import Drawing
+from moe_emergence.report.heatmap_drawings import class_drawings, share_drawings
+from moe_emergence.report.measure_drawings import legend_of, loss_difference_drawings, specialisation_drawings
 from moe_emergence.report.numbers import count, decimal, percent, plural
 from moe_emergence.routing import DEAD_SHARE, HOT_EXCESS
 
 
-@dataclass(frozen=True, kw_only=True)
-class Drawing:
-    """A figure to be made.
-
-    Attributes:
-        name: of its files.
-        section: where on the page it belongs: shares, routing or loss.
-        title: the finding, computed; reading: units, n, and how to read it.
-    """
-
-    name: str
-    section: str
-    title: str
-    reading: str
-    make: Callable[[], Figure]
-
-
 def drawings(suite: Suite, tables: Tables) -> list[Drawing]:
     """What there is to draw; a suite without experts has only its losses."""
-    return [*_share_drawings(tables), *_routing_drawings(suite, tables), *_loss_drawings(suite, tables)]
-
-
-def _share_drawings(tables: Tables) -> Iterator[Drawing]:
-    limit = colour_limit(tables.shares)
-    for arm in dict.fromkeys(row.arm for row in tables.shares):
-        shares = [row for row in tables.shares if row.arm == arm]
-        routing = [row for row in tables.routing if row.arm == arm]
-        numbers = "Numbers: %. " if routing[0].experts <= CELL_TEXT_EXPERTS else ""
-        yield Drawing(
-            name=f"heatmap-{arm}",
-            section="shares",
-            title=findings.share_finding(shares),
-            reading=(
-                "Each row is a domain and sums to 100 %: the share of its assignments that goes to each expert, on "
-                f"test at step {count(shares[0].step)} (n = {count(routing[0].assignments)} assignments a layer). "
-                f"{numbers}White is the uniform share {percent(shares[0].uniform)}, orange above, purple below, on "
-                "one scale for all arms."
-            ),
-            make=partial(share_heatmaps, shares, routing, limit),
-        )
+    return [
+        *specialisation_drawings(suite, tables),
+        *share_drawings(tables),
+        *class_drawings(suite, tables),
+        *_routing_drawings(suite, tables),
+        *loss_difference_drawings(suite, tables),
+        *_loss_drawings(suite, tables),
+    ]
 
 
 def _routing_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
-    legend = Legend([arm.name for arm in suite.arms], suite.dense)
+    legend = legend_of(suite)
     top = 1.04 * max((point.load for point in tables.load_over_steps), default=1.0)
     for arm in dict.fromkeys(point.arm for point in tables.load_over_steps):
         points = [point for point in tables.load_over_steps if point.arm == arm]
@@ -113,7 +82,7 @@ def _sample(suite: Suite, steps: int) -> str:
 def _loss_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     if not tables.loss_over_steps:
         return
-    legend = Legend([arm.name for arm in suite.arms], suite.dense)
+    legend = legend_of(suite)
     finished = [row for row in tables.arms if row.runs]
     tokens = sum(suite.runs[0].evaluation("dev", suite.runs[0].last_step).predicted_tokens.values())
     seeds = plural(max(row.runs for row in finished), "seed")

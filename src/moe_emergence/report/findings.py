@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
-from moe_emergence.analysis.balance import RoutingRow, ShareRow
+from moe_emergence.analysis.balance import RoutingRow
 from moe_emergence.analysis.losses import ArmRow
 from moe_emergence.analysis.origins import ALL_FEATURES, AuditRow
-from moe_emergence.report.numbers import decimal, listed, loss, percent, plural
+from moe_emergence.analysis.shares import ShareRow
+from moe_emergence.analysis.token_rows import ClassInformationRow, TokenClassRow
+from moe_emergence.report.numbers import decimal, interval, listed, loss, percent, percent_interval, plural
 
 Row = TypeVar("Row", RoutingRow, ShareRow)
 
@@ -17,13 +19,27 @@ def place(row: Row, rows: Sequence[Row]) -> str:
     return f"layer {row.layer}{f' of seed {row.seed}' if several else ''}"
 
 
-def share_finding(shares: Sequence[ShareRow]) -> str:
+def share_finding(shares: Sequence[ShareRow], counted: str = "assignments") -> str:
     """The cell of one arm that stands out most from the uniform share."""
     top = max(shares, key=lambda row: row.share / row.uniform)
     ratio = decimal(top.share / top.uniform)
+    cell = percent_interval(top.share, top.low, top.high)
     return (
-        f"{top.arm}: in {place(top, shares)}, {percent(top.share)} of {top.domain} assignments go to expert "
-        f"{top.expert}, {ratio} times the uniform {percent(top.uniform)}"
+        f"{top.arm}: in {place(top, shares)}, {cell} of {top.domain} {counted} go to expert {top.expert}, {ratio} "
+        f"times the uniform {percent(top.uniform)}"
+    )
+
+
+def class_finding(cells: Sequence[TokenClassRow], measured: Sequence[ClassInformationRow]) -> str:
+    """How much one arm's experts tell of a token's class, where it is most; the rows are of one arm and seed."""
+    if not measured:
+        top = max(cells, key=lambda row: row.share / row.uniform)
+        return f"{top.arm}: in layer {top.layer}, {percent(top.share)} of {top.token_class} go to expert {top.expert}"
+    best = max(measured, key=lambda row: row.estimate)
+    bits = interval(best.estimate, best.low, best.high)
+    return (
+        f"{best.arm}: in layer {best.layer}, experts tell {bits} bits of a {best.domain} token's class, "
+        f"{percent(max(0.0, best.estimate) / best.maximum if best.maximum else 0.0)} of all there is to tell"
     )
 
 

@@ -1,7 +1,7 @@
 """Numbers as a reader meets them, on the page, in figures and in the terminal alike."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 GAP = "\u00a0"
 ABSENT = "–"
@@ -20,11 +20,76 @@ def difference(value: float | None) -> str:
     return "0.000" if text in ("+0.000", "-0.000") else text.replace("-", "−")
 
 
+def interval(value: float, low: float, high: float) -> str:
+    """A quantity that is not a difference, with its interval: `0.133 [0.110, 0.156]`."""
+    return f"{_minus(value, 3)} [{_minus(low, 3)}, {_minus(high, 3)}]"
+
+
+def difference_interval(value: float, low: float, high: float) -> str:
+    """A difference with its interval: `−0.003 [−0.006, 0.000]`."""
+    return f"{difference(value)} [{_minus(low, 3)}, {_minus(high, 3)}]"
+
+
+def percent_interval(share: float, low: float, high: float) -> str:
+    """A share with its interval, all per cent: `8.4 % [7.1, 9.6]`."""
+    places = _percent_places(share, low, high)
+    ends = f"[{_minus(100 * low, places)}, {_minus(100 * high, places)}]"
+    return f"{_minus(100 * share, places)}{GAP}% {ends}"
+
+
+def points_interval(share: float, low: float, high: float) -> str:
+    """A difference of two shares with its interval, in percentage points: `−3.1 [−4.3, −2.0]`."""
+    places = _percent_places(share, low, high)
+    sign = "+" if round(100 * share, places) > 0 else ""
+    ends = f"[{_minus(100 * low, places)}, {_minus(100 * high, places)}]"
+    return f"{sign}{_minus(100 * share, places)} {ends}"
+
+
+def percent_range(low: float, high: float) -> str:
+    """From one share to another: `3.1 to 5.2 %`."""
+    places = _percent_places(low, high)
+    ends = dict.fromkeys((_minus(100 * low, places), _minus(100 * high, places)))
+    return f"{' to '.join(ends)}{GAP}%"
+
+
+def signed(value: float | None) -> str:
+    """A quantity that may be below 0, to three decimals, without a plus: `−0.006`."""
+    return ABSENT if value is None else _minus(value, 3)
+
+
+def p_value(value: float | None) -> str:
+    """`0.032`, `< 0.001`."""
+    if value is None:
+        return ABSENT
+    return f"{value:.3f}" if value >= 0.001 else f"<{GAP}0.001"
+
+
+def signed_percent(share: float | None) -> str:
+    """A difference of two shares: `+1.2 %`, `−3.1 %`."""
+    return percent(share) if share is None or share <= 0 else f"+{percent(share)}"
+
+
+def span(values: Sequence[float], show: Callable[[float], str]) -> str:
+    """The smallest and the largest: `0.41 to 0.52`; one of them where they read the same."""
+    return " to ".join(dict.fromkeys((show(min(values)), show(max(values)))))
+
+
+def _percent_places(*shares: float) -> int:
+    """Decimals of per cents that are to be compared: two where all are below half a per cent."""
+    return 1 if max(map(abs, shares)) >= 0.005 else 2
+
+
+def _minus(value: float, places: int) -> str:
+    """A signed number without a plus: `−0.006`, `0.000`, `0.110`."""
+    text = f"{value:.{places}f}"
+    return text.replace("-", "−") if float(text) else f"{0:.{places}f}"
+
+
 def percent(share: float | int | None) -> str:
     """A share of 1, to three figures: `12.5 %`, `0.31 %`, `100 %`."""
     if share is None or math.isnan(share):
         return ABSENT
-    return f"{float(f'{100 * share:.3g}'):.12g}{GAP}%"
+    return f"{float(f'{100 * share:.3g}'):.12g}{GAP}%".replace("-", "−")
 
 
 def count(value: float | int | None) -> str:

@@ -12,11 +12,14 @@ from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.tables import Tables, make_tables, write_csv
 from moe_emergence.report import numbers
-from moe_emergence.report.answer import NO_CLAIM, answers, too_short
+from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.drawings import drawings
 from moe_emergence.report.findings import audit_finding
+from moe_emergence.report.page_passages import suite_passages
 from moe_emergence.report.page_tables import page_tables
+from moe_emergence.report.passages import style_rules
 from moe_emergence.report.pictures import keep
+from moe_emergence.training.trace import FRESH_GATES
 
 REPORT, FIGURES, TABLES = "report.html", "figures", "tables"
 CONTENT_SECURITY_POLICY = (
@@ -24,18 +27,26 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def write_report(suite_folder: Path) -> Path:
-    """`report.html` in `suite_folder`, beside it `figures/*.png|svg` and `tables/*.csv`; earlier ones are replaced.
+def report_of(folder: Path) -> Path:
+    """`write_report` of the suite in `folder`, from its records.
 
     Raises:
         AnalysisError: a record is missing or torn (names file and key), or the folder cannot be written.
     """
-    suite = read_suite(suite_folder)
-    tables = make_tables(suite)
-    write_csv(tables, suite_folder / TABLES)
+    suite = read_suite(folder)
+    return write_report(suite, make_tables(suite))
+
+
+def write_report(suite: Suite, tables: Tables) -> Path:
+    """`report.html` in the suite's folder, beside it `figures/*.png|svg` and `tables/*.csv`; earlier ones are replaced.
+
+    Raises:
+        AnalysisError: the folder cannot be written.
+    """
+    write_csv(tables, suite.folder / TABLES)
     page = _environment().get_template("report.html.j2").render(_context(suite, tables))
-    replace_file(suite_folder / REPORT, page)
-    return suite_folder / REPORT
+    replace_file(suite.folder / REPORT, page)
+    return suite.folder / REPORT
 
 
 def _environment() -> Environment:
@@ -56,12 +67,15 @@ def _readable(value: Any) -> str:
 
 
 def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
+    passages = suite_passages(suite, tables)
     return {
         "policy": CONTENT_SECURITY_POLICY,
         "suite": suite,
         "too_short": too_short(suite),
         "answers": answers(suite, tables),
-        "no_claim": NO_CLAIM,
+        "fresh_gates": FRESH_GATES,
+        "passages": passages,
+        "expert_rules": style_rules(max((arm.experts for arm in passages), default=0)),
         "changes": {arm.name: readable_changes(arm) for arm in suite.arms},
         "tables": page_tables(suite, tables),
         "pictures": [keep(drawing, suite.folder / FIGURES) for drawing in drawings(suite, tables)],

@@ -1,58 +1,11 @@
-"""Rows to tables as a reader meets them, on the page and in the terminal; every cell keeps its exact value."""
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+"""Every table of the page; here those of arms, runs, data and costs."""
 
 from moe_emergence.analysis.records import Suite
-from moe_emergence.analysis.tables import Tables, row_cells
+from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import numbers as n
-
-NUMERIC = {n.loss, n.difference, n.percent, n.count, n.decimal, n.tiny, n.seconds}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column: its heading, the field (or `field:key`) it shows, and how."""
-
-    title: str
-    field: str
-    show: Callable[[Any], str] = str
-
-    @property
-    def numeric(self) -> bool:
-        return self.show in NUMERIC
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cell:
-    """What is shown, and the value in full as the CSV has it."""
-
-    text: str
-    exact: str
-    column: Column
-
-
-@dataclass(frozen=True, kw_only=True)
-class PageTable:
-    """A table; `name` is that of its CSV file."""
-
-    name: str
-    title: str
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-
-
-def make_table(name: str, title: str, rows: Sequence[Any], columns: Sequence[Column]) -> PageTable:
-    """Show `columns` of `rows`."""
-    cells = tuple(tuple(_cell(row, column) for column in columns) for row in rows)
-    return PageTable(name=name, title=title, columns=tuple(columns), rows=cells)
-
-
-def _cell(row: Any, column: Column) -> Cell:
-    field, _, key = column.field.partition(":")
-    value = getattr(row, field)
-    return Cell(text=column.show(value[key] if key else value), exact=row_cells(row)[column.field], column=column)
+from moe_emergence.report.measure_tables import measure_tables
+from moe_emergence.report.routing_tables import routing_tables
+from moe_emergence.report.shown import Column, PageTable, make_table
 
 
 def page_tables(suite: Suite, tables: Tables) -> dict[str, PageTable]:
@@ -60,8 +13,8 @@ def page_tables(suite: Suite, tables: Tables) -> dict[str, PageTable]:
     made = [
         arms_table(suite, tables),
         runs_table(suite, tables),
-        routing_table(suite, tables),
-        _shares_table(tables),
+        *routing_tables(suite, tables),
+        *measure_tables(suite, tables),
         _receipts_table(tables),
         _sources_table(tables),
         _audit_table(tables),
@@ -104,41 +57,6 @@ def runs_table(suite: Suite, tables: Tables) -> PageTable:
         *(Column(title=f"{d}, bits a byte", field=f"bits_per_byte:{d}", show=n.loss) for d in suite.domains),
     ]
     return make_table("runs", "Every run, on test at its last step", tables.runs, columns)
-
-
-def routing_table(suite: Suite, tables: Tables) -> PageTable:
-    """Balance and confidence a run and layer."""
-    columns = [
-        Column(title="arm", field="arm"),
-        *([Column(title="seed", field="seed", show=n.count)] if len(suite.seeds) > 1 else []),
-        Column(title="layer", field="layer", show=n.count),
-        Column(title="largest load", field="max_load", show=n.percent),
-        Column(title="max violation", field="max_violation", show=n.decimal),
-        Column(title="excess", field="excess", show=n.decimal),
-        Column(title="hot", field="hot", show=n.number_list),
-        Column(title="dead", field="dead", show=n.number_list),
-        Column(title="effective experts", field="effective_experts", show=n.decimal),
-        Column(title="entropy a token, nats", field="entropy_per_token", show=n.loss),
-        Column(title="entropy a token ÷ ln E", field="entropy_per_token_share", show=n.percent),
-        Column(title="entropy of the load, nats", field="entropy_of_load", show=n.loss),
-        Column(title="entropy of the load ÷ ln E", field="entropy_of_load_share", show=n.percent),
-        Column(title="detector", field="detector"),
-    ]
-    return make_table("routing", "Routing on test at the last step", tables.routing, columns)
-
-
-def _shares_table(tables: Tables) -> PageTable:
-    columns = [
-        Column(title="arm", field="arm"),
-        Column(title="seed", field="seed", show=n.count),
-        Column(title="layer", field="layer", show=n.count),
-        Column(title="domain", field="domain"),
-        Column(title="expert", field="expert", show=n.count),
-        Column(title="assignments", field="assignments", show=n.count),
-        Column(title="share", field="share", show=n.percent),
-        Column(title="uniform", field="uniform", show=n.percent),
-    ]
-    return make_table("shares", "Domains × experts on test at the last step", tables.shares, columns)
 
 
 def _receipts_table(tables: Tables) -> PageTable:

@@ -1,6 +1,5 @@
 """A drawing kept: as PNG and SVG files with its title, and as the page holds it."""
 
-import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,13 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from moe_emergence.analysis.files import replace_file
-from moe_emergence.report.drawings import Drawing
+from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.style import add_title, styled
+from moe_emergence.report.svg import compact, cropped, data_uri
 
 PNG_DOTS_PER_INCH = 170
 CSS_DOTS_PER_INCH = 96
+POINTS_PER_INCH = 72
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,24 +35,23 @@ def keep(drawing: Drawing, folder: Path) -> Picture:
     with styled():
         figure = drawing.make()
         width = round(figure.get_figwidth() * CSS_DOTS_PER_INCH)
-        source = "data:image/svg+xml;base64," + base64.b64encode(_svg(figure)).decode()
-        add_title(figure, drawing.title)
-        files = {"svg": _svg(figure), "png": _png(figure)}
-    for kind, content in files.items():
-        replace_file(folder / f"{drawing.name}.{kind}", content)
+        added = add_title(figure, drawing.title)
+        svg, png = compact(_svg(figure)), _png(figure)
+    replace_file(folder / f"{drawing.name}.svg", svg)
+    replace_file(folder / f"{drawing.name}.png", png)
     return Picture(
         name=drawing.name,
         section=drawing.section,
         title=drawing.title,
         reading=drawing.reading,
-        source=source,
+        source=data_uri(cropped(svg, added * POINTS_PER_INCH)),
         width=width,
     )
 
 
-# Canvases are asked directly: `savefig` would draw everything once more for a layout that drawing makes anyway.
-def _svg(figure: Figure) -> bytes:
-    file = io.BytesIO()
+# Canvases are asked directly: `savefig` would draw everything once more for a layout that is fixed by now.
+def _svg(figure: Figure) -> str:
+    file = io.StringIO()
     FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
     return file.getvalue()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
@@ -43,6 +44,7 @@ _SETTINGS: dict[str, Any] = {
     "xtick.color": "#444444",
     "ytick.color": "#444444",
     "lines.linewidth": 1.6,
+    "path.simplify_threshold": 0.5,  # pixels that a line may be off: noisy ones make a figure's file large
     "legend.frameon": False,
     "legend.fontsize": 8,
     "figure.facecolor": "white",
@@ -70,8 +72,12 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def add_title(figure: Figure, title: str) -> None:
-    """Put `title` above a figure that has been drawn, wrapped, in room made for it; nothing else moves."""
+def add_title(figure: Figure, title: str) -> float:
+    """Lay the figure out and put `title` above it, wrapped; returns the inches of room made for it."""
+    FigureCanvasAgg(figure)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
     lines = textwrap.wrap(label(title, len(title)), int(figure.get_figwidth() * 11))
     before = figure.get_figheight()
     after = before + 0.18 * len(lines) + 0.1
@@ -81,6 +87,7 @@ def add_title(figure: Figure, title: str) -> None:
     for axes, box in places:
         axes.set_position((box.x0, box.y0 * before / after, box.width, box.height * before / after))
     figure.text(0.015, 1 - 0.07 / after, "\n".join(lines), ha="left", va="top", fontsize=10, fontweight="bold")
+    return after - before
 
 
 def label(name: str, longest: int = 18) -> str:

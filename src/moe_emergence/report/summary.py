@@ -1,15 +1,18 @@
 """A suite's closing tables for the terminal: strings only, to be printed with whatever the terminal can do."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from moe_emergence.analysis.reading import read_suite
-from moe_emergence.analysis.tables import make_tables
+from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer import answers, too_short
-from moe_emergence.report.page_tables import PageTable, arms_table, routing_table
+from moe_emergence.report.measure_tables import verdicts_table
+from moe_emergence.report.page_tables import arms_table
+from moe_emergence.report.routing_tables import routing_table
+from moe_emergence.report.shown import PageTable
 
 _ARMS = ("arm", "lm_loss_macro", "difference_to_dense", "lm_loss", "tokens_trained", "parameters_active")
 _ROUTING = ("arm", "seed", "layer", "max_load", "max_violation", "hot", "dead", "entropy_per_token_share")
+_VERDICTS = ("arm", "seed", "layer", "verdict", "p_permutation", "p_fresh_end", "p_fresh_start")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +43,13 @@ class Summary:
     tables: tuple[TextTable, ...]
 
 
-def suite_tables(suite_folder: Path) -> tuple[TextTable, ...]:
-    """LM losses an arm and balance a layer, at the last step on test.
-
-    Raises:
-        AnalysisError: a record is missing or torn; names file and key.
-    """
-    return suite_summary(suite_folder).tables
-
-
-def suite_summary(suite_folder: Path) -> Summary:
-    """The page in a few lines."""
-    suite = read_suite(suite_folder)
-    tables = make_tables(suite)
-    short = [_text(arms_table(suite, tables), _ARMS), _text(routing_table(suite, tables), _ROUTING)]
+def suite_summary(suite: Suite, tables: Tables) -> Summary:
+    """The page in a few lines: LM losses an arm, balance and verdict a layer at the last step, and the answer."""
+    short = [
+        _text(arms_table(suite, tables), _ARMS),
+        _text(routing_table(suite, tables), _ROUTING),
+        _text(verdicts_table(suite, tables), _VERDICTS),
+    ]
     return Summary(
         warning=too_short(suite),
         sentences=tuple(sentence for answer in answers(suite, tables) for sentence in answer.sentences),

@@ -20,8 +20,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         "moe_emergence.training.suite.run_suite",
         lambda suite, folder, **options: made.append({"suite": suite, "folder": folder} | options),
     )
-    monkeypatch.setattr("moe_emergence.report.page.write_report", lambda folder: folder / "report.html")
-    monkeypatch.setattr("moe_emergence.report.summary.suite_summary", lambda folder: summary)
+    monkeypatch.setattr("moe_emergence.analysis.reading.read_suite", lambda folder: folder)
+    monkeypatch.setattr("moe_emergence.analysis.tables.make_tables", lambda suite: "tables")
+    monkeypatch.setattr("moe_emergence.analysis.export.write_analysis", lambda suite, tables: suite / "analysis")
+    monkeypatch.setattr("moe_emergence.report.page.write_report", lambda suite, tables: suite / "report.html")
+    monkeypatch.setattr("moe_emergence.report.summary.suite_summary", lambda suite, tables: summary)
     return made
 
 
@@ -84,6 +87,7 @@ def test_fields_apply_to_every_arm(calls: list[dict[str, Any]]) -> None:
         (["quickstart", "--seeds", "0"], "--seeds must be at least 1; got 0"),
         (["quickstart", "--workers", "0"], "--workers must be at least 1; got 0"),
         (["suite"], "the following arguments are required: suite"),
+        (["analyze", "/no/runs"], "there is no folder /no/runs: give a suite's folder, as in runs/quickstart"),
         (["report", "/no/runs"], "there is no folder /no/runs: give a suite's folder, as in runs/quickstart"),
     ],
 )
@@ -102,6 +106,15 @@ def test_a_dry_run_prints_costs_and_trains_nothing(
     monkeypatch.setattr("moe_emergence.training.suite.dry_run", lambda suite: [cost])
     assert cli.main(["suite", "gpt2", "--dry-run"]) == 0
     assert "moe 1,000 10 15.62 KiB 5 3e+15" in " ".join(capsys.readouterr().out.split())
+    assert calls == []
+
+
+def test_analyze_prints_what_came_out_and_where_the_tables_are(
+    calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["analyze", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:] == ["- It runs [really].", "Note: too short", f"tables: {tmp_path / 'analysis'}"]
     assert calls == []
 
 

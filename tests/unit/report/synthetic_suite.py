@@ -1,5 +1,6 @@
 """A suite's folder with planted numbers, as training leaves it: for the tests of analysis, report and browser."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -8,8 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from moe_emergence.config import DataConfig, MoEConfig, RunConfig, TrainingConfig, to_dict
+from moe_emergence.data.blocks import PreparedData, Probe, save_prepared, token_byte_lengths
+from moe_emergence.data.packing import Blocks
+from moe_emergence.data.tokenizer import END_OF_TEXT
+from moe_emergence.training.trace import METADATA, trace_name
 
 DOMAINS = ("code", "math", "prose")
 HOSTILE = (
@@ -21,6 +30,16 @@ HOSTILE = (
 )
 
 
+DOCUMENTS, LENGTH, GATES = 12, 80, 39
+"""Probe documents a domain, tokens of each, and fresh gates a layer."""
+DIGEST = "d" * 64
+TEXTS = {
+    "code": "import os\n\n\ndef size(path: str) -> int:\n    # in bytes\n    return os.stat(path).st_size + {number}\n",
+    "math": "Let x be {number}. Then x + 1 > x, and the sum of the first n numbers is n (n + 1) / 2 for every n ≥ 1. ",
+}
+PROSE = "Call me Ishmael {number}. Some years ago, having little or no money, I thought I would sail about a little. "
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlantedArm:
     """One arm.
@@ -30,6 +49,7 @@ class PlantedArm:
         shares: layer to [domains, experts] shares of assignments at the end; each row sums to 1.
         loss: macro LM loss on test at the end, nats.
         entropy_share: entropy per token ÷ ln E at the end.
+        fresh: how far fresh gates separate domains: 0 not at all, 1 as far as the arm's shares do.
         events: collapse lines of metrics.jsonl.
     """
 
@@ -38,6 +58,7 @@ class PlantedArm:
     shares: Mapping[int, np.ndarray] = field(default_factory=dict)
     loss: float = 3.62
     entropy_share: float = 0.5
+    fresh: float = 0.3
     question: str = "What does more training alone do?"
     baseline: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -46,7 +67,8 @@ class PlantedArm:
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedSuite:
-    """What is to be written; `tokens` predicted a domain in each evaluation, and routed."""
+    """What is to be written; `tokens` predicted a domain in each evaluation, and routed; `texts` of probe documents by
+    domain, prose where none is given."""
 
     arms: Sequence[PlantedArm]
     domains: Sequence[str] = DOMAINS
@@ -54,6 +76,7 @@ class PlantedSuite:
     steps: int = 240
     tokens: int = 10_000
     looks: Sequence[int] = (0, 1, 4, 15, 60, 240)
+    texts: Mapping[str, str] = field(default_factory=lambda: TEXTS)
     name: str = "planted"
     question: str = "Do experts copied from one MLP specialise on code, math and prose?"
     command: str = "moe-emergence quickstart"
@@ -149,6 +172,7 @@ def write_suite(folder: Path, suite: PlantedSuite) -> Path:
             "note": suite.note,
         },
     )
+    write_data(folder / "data" / DIGEST[:16], suite)
     for arm in suite.arms:
         for seed in suite.seeds:
             write_run(folder / arm.name / f"seed-{seed}", suite, arm, seed)
@@ -169,6 +193,112 @@ def write_run(folder: Path, suite: PlantedSuite, arm: PlantedArm, seed: int) -> 
     random = np.random.default_rng([seed, len(arm.name)])
     _write_lines(folder / "metrics.jsonl", metrics(suite, arm, seed, random))
     _write_lines(folder / "timings.jsonl", timings(suite))
+    for step in {0, *suite.looks, suite.steps}:
+        write_trace(folder / "traces", suite, arm, seed, step)
+
+
+def tokenizer() -> Tokenizer:
+    """One token a byte."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([END_OF_TEXT])
+    return made
+
+
+def probe(suite: PlantedSuite) -> Probe:
+    """The beginnings of `DOCUMENTS` texts a domain, domain by domain."""
+    texts = [
+        suite.texts.get(domain, PROSE).replace("{number}", str(number)).ljust(LENGTH)
+        for domain in suite.domains
+        for number in range(DOCUMENTS)
+    ]
+    made = tokenizer()
+    tokens = np.array([made.encode(text).ids[:LENGTH] for text in texts], dtype=np.uint16)
+    return Probe(
+        tokens=tokens,
+        length=np.full(len(texts), LENGTH, dtype=np.int32),
+        document=np.arange(len(texts), dtype=np.int32),
+        domain=np.repeat(np.arange(len(suite.domains)), DOCUMENTS).astype(np.int32),
+        texts=tuple(texts),
+    )
+
+
+def write_data(folder: Path, suite: PlantedSuite) -> None:
+    """Prepared data whose probe the traces are of."""
+    none = np.zeros(1, dtype=np.int32)
+    square = np.zeros((1, LENGTH), dtype=np.int32)
+    blocks = Blocks(tokens=square.astype(np.uint16), domain=none, document=square, position=square)
+    names = [f"{domain}/{number}" for domain in suite.domains for number in range(DOCUMENTS)]
+    documents = tuple(
+        {"id": name, "domain": name.split("/")[0], "source": "made up", "licence": "CC0-1.0", "split": "test"}
+        for name in names
+    )
+    made = tokenizer()
+    save_prepared(
+        PreparedData(
+            domains=tuple(suite.domains),
+            train=blocks,
+            dev=blocks,
+            test=blocks,
+            probe=probe(suite),
+            documents=documents,
+            token_bytes=token_byte_lengths(made),
+            tokenizer=made,
+            digest=DIGEST,
+            manifest={
+                "domains": list(suite.domains),
+                "documents": documents,
+                "tokenizer_digest": hashlib.sha256(made.to_str().encode()).hexdigest(),
+            },
+        ),
+        folder,
+    )
+
+
+def write_trace(folder: Path, suite: PlantedSuite, arm: PlantedArm, seed: int, step: int) -> None:
+    """Routes drawn from the arm's shares of that step; fresh gates at both ends."""
+    random = np.random.default_rng([seed, len(arm.name), step])
+    asked, experts = probe(suite), 0 if arm.moe is None else arm.moe.num_experts
+    rows = asked.tokens.size
+    columns: dict[str, Any] = {
+        "doc": np.repeat(asked.document, LENGTH),
+        "pos": np.tile(np.arange(LENGTH, dtype=np.int32), len(asked.tokens)),
+        "token_id": asked.tokens.reshape(-1),
+        "domain": np.repeat(asked.domain.astype(np.uint8), LENGTH),
+        "loss": random.exponential(arm.loss, rows).astype(np.float32),
+    }
+    beside: dict[str, np.ndarray] = {}
+    for layer in arm.shares:
+        assert arm.moe is not None
+        shares = _shares_at(suite, arm, layer, step)
+        with np.errstate(divide="ignore"):  # Gumbel's trick: k draws without replacement, by their shares
+            keys = np.log(shares)[columns["domain"]] + random.gumbel(size=(rows, experts))
+        order = np.argsort(-keys, axis=1)[:, : arm.moe.top_k].astype(np.uint8)
+        for slot in range(arm.moe.top_k):
+            columns[f"e{layer}_{slot}"] = np.ascontiguousarray(order[:, slot])
+            columns[f"w{layer}_{slot}"] = np.full(rows, 1 / arm.moe.top_k, dtype=np.float32)
+        columns[f"h{layer}"] = np.full(rows, _entropy_at(suite, arm, step), dtype=np.float32)
+        beside[f"mean_probabilities.{layer}"] = shares[asked.domain].astype(np.float32)
+        if step in (0, suite.steps):
+            tilt = arm.fresh * random.random(GATES)[:, None, None]
+            mixed = tilt * arm.shares[layer] + (1 - tilt) / experts
+            counts = random.multinomial(LENGTH, mixed[:, asked.domain])
+            beside[f"fresh_gates.{layer}"] = counts.astype(np.int32)
+    facts = {
+        "step": step,
+        "data_digest": DIGEST,
+        "domains": list(suite.domains),
+        "layers": list(arm.shares),
+        "num_experts": experts,
+        "top_k": 0 if arm.moe is None else arm.moe.top_k,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(facts)})
+    pq.write_table(table, folder / f"{trace_name(step)}.parquet")
+    if beside:
+        save_file(beside, folder / f"{trace_name(step)}.safetensors")
 
 
 def manifest(suite: PlantedSuite, arm: PlantedArm) -> dict[str, Any]:
@@ -193,7 +323,7 @@ def manifest(suite: PlantedSuite, arm: PlantedArm) -> dict[str, Any]:
         "git_commit": "0123456789abcdef0123456789abcdef01234567",
         "environment": {"python": "3.11.2", "torch": "2.13.0", "machine": "x86_64", "device": "cpu", "threads": 1},
         "data": {
-            "digest": "d" * 64,
+            "digest": DIGEST,
             "corpus": "embedded",
             "corpus_digest": "c" * 64,
             "domains": list(suite.domains),
@@ -253,7 +383,23 @@ def _evaluation(suite: PlantedSuite, arm: PlantedArm, seed: int, step: int, spli
         "lm_loss_tokens": mean,
         "bits_per_byte": {domain: loss / 2.2 for domain, loss in losses.items()},
         "predicted_tokens": dict.fromkeys(suite.domains, suite.tokens),
+        "documents": {domain: _document_sums(suite, arm, seed, losses[domain]) for domain in suite.domains},
         "routing": [_layer(suite, arm, layer, step) for layer in arm.shares],
+    }
+
+
+def _document_sums(suite: PlantedSuite, arm: PlantedArm, seed: int, loss: float) -> dict[str, Any]:
+    """Documents of equal length around the domain's loss: hard and easy ones are so for every arm, more or less."""
+    hard = np.random.default_rng(0).normal(0, 0.3, DOCUMENTS)
+    own = np.random.default_rng([seed, len(arm.name)]).normal(0, 0.004, DOCUMENTS)
+    tokens = np.full(DOCUMENTS, suite.tokens // DOCUMENTS)
+    tokens[0] += suite.tokens - tokens.sum()
+    around = hard + own - ((hard + own) * tokens).sum() / tokens.sum()
+    return {
+        "index": list(range(DOCUMENTS)),
+        "loss": ((loss + around) * tokens).tolist(),
+        "tokens": tokens.tolist(),
+        "bytes": (3 * tokens).tolist(),
     }
 
 

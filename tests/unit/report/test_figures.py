@@ -4,29 +4,40 @@ import math
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from planted_measures import CLASSES, FRESH, planted_tables
 from synthetic_suite import HOSTILE, PlantedArm, PlantedSuite, quickstart_like, write_suite
 
 from moe_emergence.analysis.reading import read_suite
-from moe_emergence.analysis.tables import Tables, make_tables
+from moe_emergence.analysis.tables import Tables
 from moe_emergence.config import MoEConfig
 from moe_emergence.report import style
 from moe_emergence.report.curves import Legend, domain_loss_curves, entropy_curves, load_curves, loss_curves
 from moe_emergence.report.drawings import drawings
-from moe_emergence.report.heatmaps import colour_limit, share_heatmaps
+from moe_emergence.report.estimates import (
+    information_difference_forest,
+    loss_difference_forest,
+    specialisation_marks,
+)
+from moe_emergence.report.heatmaps import class_heatmaps, colour_limit, share_heatmaps
+from moe_emergence.report.information_curves import information_curves
 from moe_emergence.report.pictures import keep
+from moe_emergence.report.svg import compact, cropped, data_uri
+from moe_emergence.report.verdicts import final_information
 
 LEGEND = Legend(["dense", "moe", "no_lb", "top2", "moe_blocks"], "dense")
+SHARES = {("moe", 42, 3): 0.084}
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
     planted = quickstart_like(steps=12, looks=(0, 3, 12))
-    return make_tables(read_suite(write_suite(tmp_path_factory.mktemp("figures"), planted)))
+    return planted_tables(read_suite(write_suite(tmp_path_factory.mktemp("figures"), planted)), SHARES)
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +70,7 @@ def test_the_uniform_share_is_white_and_the_scale_comes_from_the_table(tables: T
 def test_a_cell_without_tokens_has_the_colour_of_the_lower_end(tmp_path: Path) -> None:
     arm = PlantedArm(name="a", moe=MoEConfig(num_experts=2), shares={0: np.array([[1.0, 0.0]] * 2)})
     planted = PlantedSuite(arms=(arm,), domains=("x", "y"), steps=2, looks=(0, 2))
-    tables = make_tables(read_suite(write_suite(tmp_path, planted)))
+    tables = planted_tables(read_suite(write_suite(tmp_path, planted)))
     figure = share_heatmaps(tables.shares, tables.routing, colour_limit(tables.shares))
     assert np.array(figure.axes[0].images[0].get_array()).tolist() == [[1, -1], [1, -1]]
     assert [text.get_text() for text in figure.axes[0].texts] == ["100", "0", "100", "0"]
@@ -69,6 +80,114 @@ def test_hot_and_dead_experts_are_named_under_the_heatmap(tables: Tables) -> Non
     figure = share_heatmaps(rows_of(tables.shares, "no_lb"), rows_of(tables.routing, "no_lb"), limit=3.0)
     labels = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
     assert labels == ["0", "1", "2\ndead", "3\ndead", "4\ndead", "5\nhot", "6\ndead", "7\ndead"]
+
+
+def test_marks_stand_at_their_estimates_and_are_filled_where_both_nulls_are_beaten(tables: Tables) -> None:
+    first = [row for row in tables.information if row.step == 0]
+    figure = specialisation_marks(final_information(tables), first, tables.verdicts, LEGEND)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["layer 2", "layer 3"]
+    lines = figure.axes[1].lines
+    interval, mark = lines[0], lines[1]
+    assert list(interval.get_xdata()) == pytest.approx([0.078, 0.09])
+    assert list(mark.get_xdata()) == pytest.approx([0.084])
+    assert to_hex(mark.get_markerfacecolor()) == to_hex(mark.get_color()) == style.ARM_COLOURS[0].lower()
+    assert [line.get_markerfacecolor() for line in lines[3::2]] == ["white"] * 3
+    assert [tick.get_text() for tick in figure.axes[1].get_yticklabels()] == LEGEND.arms[1:]
+
+
+def test_beside_each_mark_stand_both_nulls_on_the_scale_of_the_mark(tables: Tables) -> None:
+    first = [row for row in tables.information if row.step == 0]
+    figure = specialisation_marks(final_information(tables), first, tables.verdicts, LEGEND)
+    bars = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in figure.axes[0].patches[:3]]
+    assert bars == [pytest.approx(FRESH), pytest.approx(FRESH), pytest.approx((-0.001, 0.002))]
+
+
+def test_without_fresh_gates_there_are_no_bars_of_them(tables: Tables) -> None:
+    bare = [replace(row, fresh_low=None, fresh_high=None) for row in final_information(tables)]
+    figure = specialisation_marks(bare, bare, tables.verdicts, LEGEND)
+    assert len(figure.axes[0].patches) == 4  # permuted documents, an arm each
+    assert "fresh gates, first step" not in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_every_seed_has_its_own_row(tmp_path: Path) -> None:
+    suite = read_suite(write_suite(tmp_path, quickstart_like(seeds=(42, 43), steps=4, looks=(0, 4))))
+    tables = planted_tables(suite)
+    figure = specialisation_marks(final_information(tables), [], tables.verdicts, LEGEND)
+    labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert labels[:3] == ["moe · 42", "moe · 43", "no_lb · 42"]
+
+
+def test_information_runs_over_the_traces_with_both_nulls(tables: Tables) -> None:
+    figure = information_curves(tables.information, LEGEND)
+    top = figure.axes[1]
+    assert list(top.lines[0].get_xdata()) == [0, 3, 12]
+    assert top.lines[0].get_ydata()[-1] == pytest.approx(0.084)
+    band = top.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == (pytest.approx(-0.001), pytest.approx(0.002))
+    bars = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in top.patches]
+    assert bars == [pytest.approx(FRESH)] * 8  # four arms, before the first step and after the last
+    assert sum(bar.get_x() < 0 for bar in top.patches) == sum(bar.get_x() > 12 for bar in top.patches) == 4
+
+
+def test_differences_stand_at_their_values_hollow_where_the_interval_includes_zero(tables: Tables) -> None:
+    rows = [row for row in tables.loss_differences if row.against == "dense"]
+    figure = loss_difference_forest([replace(row, high=0.001) if row.arm == "moe" else row for row in rows], LEGEND)
+    titles = [axis.get_title(loc="left") for axis in figure.axes]
+    assert titles == ["all domains, each weighing the same", "code", "math", "prose"]
+    zero, moe, moe_mark, no_lb, no_lb_mark = figure.axes[0].lines[:5]
+    assert set(zero.get_xdata()) == {0}
+    assert list(moe.get_xdata()) == pytest.approx([-0.019, 0.001])
+    assert moe_mark.get_markerfacecolor() == "white"
+    assert list(no_lb.get_xdata()) == pytest.approx([0.003, 0.011])
+    assert no_lb_mark.get_markerfacecolor() == no_lb_mark.get_color()
+    assert figure.axes[-1].get_xlabel().startswith("LM loss minus dense")
+
+
+def test_differences_to_several_arms_name_both(tables: Tables) -> None:
+    figure = loss_difference_forest(tables.loss_differences, LEGEND)
+    labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert labels[:3] == ["moe − dense", "no_lb − dense", "no_lb − moe"]
+
+
+def test_information_differences_are_percentage_points_a_layer(tables: Tables) -> None:
+    figure = information_difference_forest(tables.information_differences, LEGEND)
+    assert len(figure.axes) == 2
+    assert list(figure.axes[1].lines[1].get_xdata()) == pytest.approx([-0.054, -0.034])
+
+
+def test_token_classes_are_rows_with_their_numbers_and_empty_ones_are_left_out(tables: Tables) -> None:
+    rows = rows_of(tables.token_classes, "moe")
+    figure = class_heatmaps(rows, limit=1.0)
+    labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert labels == [f"{name} (1,920)" for name in CLASSES[:-1]]
+    image = figure.axes[0].images[0]
+    expected = [max(-1.0, math.log2(row.share * 8)) for row in rows if row.layer == 2 and row.assignments]
+    assert np.ravel(image.get_array()).tolist() == pytest.approx(expected)
+
+
+def test_a_compact_svg_is_the_same_picture_in_fewer_bytes(tables: Tables) -> None:
+    svg = (
+        '<?xml version="1.0"?>\n<!DOCTYPE svg PUBLIC "x"\n "y">\n<svg height="306pt" viewBox="0 0 345.6 306" version="1.1">\n'
+        ' <metadata>\n  <a/>\n </metadata>\n <g id="text_1">\n  <!-- 1 -->\n  <g transform="translate(1.23456 2.3) '
+        'scale(0.015625)">\n   <defs>\n    <path id="DejaVuSans-14" d="M 794 531 \nL 18.256 531.000000 \nz\n"/>\n   </defs>'
+        '\n   <use xlink:href="#DejaVuSans-14"/>\n   <use xlink:href="#DejaVuSans-14" transform="translate(63.623047 0)"/>\n'
+        "  </g>\n </g>\n</svg>\n"
+    )
+    small = compact(svg)
+    assert small == (
+        '<svg height="306pt" viewBox="0 0 345.6 306" version="1.1"><g><g transform="translate(1.23 2.3) scale(0.015625)">'
+        '<defs><path id="a0" d="M794 531L18.2 531z"/></defs><use href="#a0"/><use href="#a0" x="63.62"/></g></g></svg>'
+    )
+    assert cropped(small, 36.0).startswith('<svg height="270.00pt" viewBox="0 36.00 345.6 270.00"')
+    with pytest.raises(ValueError, match="no height and viewBox"):
+        cropped("<svg>", 1.0)
+
+
+def test_a_data_uri_holds_the_svg_and_nothing_that_could_end_an_attribute() -> None:
+    svg = '<svg a="1">\'&#%é</svg>'
+    uri = data_uri(svg)
+    assert unquote(uri.removeprefix("data:image/svg+xml,")) == svg
+    assert not set("<>\"'&#") & set(uri)
 
 
 def test_load_lines_are_the_loads_and_coloured_by_what_became_of_them(tables: Tables) -> None:
@@ -104,7 +223,7 @@ def test_loss_lines_and_differences_to_dense(tables: Tables) -> None:
 
 def test_without_a_dense_arm_there_is_no_panel_of_differences(tmp_path: Path) -> None:
     planted = quickstart_like(steps=4, looks=(0, 4))
-    tables = make_tables(
+    tables = planted_tables(
         read_suite(write_suite(tmp_path, quickstart_like(arms=planted.arms[1:3], steps=4, looks=(0, 4))))
     )
     assert len(loss_curves(tables.loss_over_steps, Legend(["moe", "no_lb"], None)).axes) == 1
@@ -112,7 +231,7 @@ def test_without_a_dense_arm_there_is_no_panel_of_differences(tmp_path: Path) ->
 
 def test_several_seeds_are_thin_lines_behind_their_mean(tmp_path: Path) -> None:
     planted = quickstart_like(seeds=(42, 44), steps=4, looks=(0, 4))
-    tables = make_tables(read_suite(write_suite(tmp_path, planted)))
+    tables = planted_tables(read_suite(write_suite(tmp_path, planted)))
     lines = loss_curves(tables.loss_over_steps, LEGEND).axes[0].lines
     assert lines[0].get_ydata()[-1] == pytest.approx(3.621)
     assert [line.get_ydata()[-1] for line in lines[1:3]] == pytest.approx([3.62, 3.622])
@@ -131,9 +250,9 @@ def test_any_number_of_domains_experts_slots_and_layers(
     arm = replace(arm, shares={n: s / s.sum(1, keepdims=True) for n, s in shares.items()})
     names = tuple(f"domain {number}" for number in range(domains))
     suite = read_suite(write_suite(tmp_path, PlantedSuite(arms=(arm,), domains=names, steps=3, looks=(0, 3))))
-    for drawing in drawings(suite, make_tables(suite)):
+    for drawing in drawings(suite, planted_tables(suite)):
         picture = keep(drawing, tmp_path / "figures")
-        assert picture.source.startswith("data:image/svg+xml;base64,")
+        assert picture.source.startswith("data:image/svg+xml,%3Csvg ")
         assert (tmp_path / f"figures/{drawing.name}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -141,7 +260,7 @@ def test_hostile_names_make_whole_svg_files_that_hold_no_script(tmp_path: Path) 
     arm = PlantedArm(name="a", moe=MoEConfig(num_experts=2), shares={0: np.full((len(HOSTILE), 2), 0.5)})
     planted = PlantedSuite(arms=(arm,), domains=HOSTILE, steps=2, looks=(0, 2))
     suite = read_suite(write_suite(tmp_path, planted))
-    for drawing in drawings(suite, make_tables(suite)):
+    for drawing in drawings(suite, planted_tables(suite)):
         keep(drawing, tmp_path)
         tree = ET.fromstring((tmp_path / f"{drawing.name}.svg").read_bytes())
         names = {element.tag.rpartition("}")[2] for element in tree.iter()}
@@ -172,7 +291,7 @@ def test_the_users_own_matplotlib_settings_change_nothing_and_stay(tmp_path: Pat
 
 def test_the_same_table_makes_the_same_bytes(tmp_path: Path, tables: Tables) -> None:
     suite = read_suite(write_suite(tmp_path / "s", quickstart_like(steps=4, looks=(0, 4))))
-    drawing = next(drawing for drawing in drawings(suite, make_tables(suite)) if drawing.name == "loss")
+    drawing = next(drawing for drawing in drawings(suite, planted_tables(suite)) if drawing.name == "loss")
     first, second = keep(drawing, tmp_path / "1"), keep(drawing, tmp_path / "2")
     assert first == second
     for kind in ("svg", "png"):

@@ -1,33 +1,47 @@
 """Numbers, findings and the answer box: every sentence on planted figures."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from synthetic_suite import quickstart_like, write_suite
+from planted_measures import planted_tables
+from synthetic_suite import PlantedArm, PlantedSuite, quickstart_like, write_suite
 
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import Suite
-from moe_emergence.analysis.tables import Tables, make_tables
+from moe_emergence.analysis.tables import Tables
+from moe_emergence.config import MoEConfig
 from moe_emergence.report import findings, numbers
-from moe_emergence.report.answer import NO_CLAIM, answers, too_short
+from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.drawings import drawings
-from moe_emergence.report.summary import suite_summary, suite_tables
+from moe_emergence.report.summary import suite_summary
+
+GAP = numbers.GAP
+SMALL = {"steps": 4, "looks": (0, 4)}
+LEARNED_IN_3 = {("moe", 42, 3): 0.084}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_suite(tmp_path_factory.mktemp("words") / "planted", quickstart_like(steps=96, looks=(0, 5, 96)))
-
-
-@pytest.fixture(scope="module")
-def suite(folder: Path) -> Suite:
-    return read_suite(folder)
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    planted = quickstart_like(steps=96, looks=(0, 5, 96))
+    return read_suite(write_suite(tmp_path_factory.mktemp("words") / "planted", planted))
 
 
 @pytest.fixture(scope="module")
 def tables(suite: Suite) -> Tables:
-    return make_tables(suite)
+    return planted_tables(suite, LEARNED_IN_3)
+
+
+def box_of(suite: Suite, tables: Tables) -> dict[str, str]:
+    """Heading to its sentences."""
+    return {answer.heading: " ".join(answer.sentences).replace(GAP, " ") for answer in answers(suite, tables)}
+
+
+def small(folder: Path, *arms: int, **changes: object) -> Suite:
+    planted = quickstart_like(**SMALL)
+    chosen = {"arms": tuple(planted.arms[number] for number in arms)} if arms else {}
+    return read_suite(write_suite(folder, quickstart_like(**SMALL | chosen | changes)))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +65,21 @@ def tables(suite: Suite) -> Tables:
         (numbers.number_list(()), "none"),
         (numbers.listed(["a", "b", "c"]), "a, b and c"),
         (numbers.listed(["a"]), "a"),
+        (numbers.interval(0.1334, 0.11, -0.0004), "0.133 [0.110, 0.000]"),
+        (numbers.difference_interval(-0.003, -0.0061, 0.0002), "−0.003 [−0.006, 0.000]"),
+        (numbers.difference_interval(0.003, -0.0011, 0.0062), "+0.003 [−0.001, 0.006]"),
+        (numbers.percent_interval(0.084, 0.0713, 0.0959), "8.4\u00a0% [7.1, 9.6]"),
+        (numbers.percent_interval(0.0004, -0.0002, 0.0011), "0.04\u00a0% [−0.02, 0.11]"),
+        (numbers.points_interval(-0.031, -0.043, -0.0204), "−3.1 [−4.3, −2.0]"),
+        (numbers.points_interval(0.031, -0.001, 0.0204), "+3.1 [−0.1, 2.0]"),
+        (numbers.percent_range(0.031, 0.052), "3.1 to 5.2\u00a0%"),
+        (numbers.percent_range(0.031, 0.0312), "3.1\u00a0%"),
+        (numbers.span([0.5, 0.41, 0.52], numbers.decimal), "0.41 to 0.52"),
+        (numbers.percent(-0.031), "−3.1\u00a0%"),
+        (numbers.signed_percent(0.031), "+3.1\u00a0%"),
+        (numbers.signed(-0.0001), "0.000"),
+        (numbers.p_value(0.0324), "0.032"),
+        (numbers.p_value(0.0004), "<\u00a00.001"),
         (numbers.plural(1, "seed"), "1\u00a0seed"),
         (numbers.plural(3, "seed"), "3\u00a0seeds"),
     ],
@@ -65,15 +94,39 @@ def test_an_absent_number_is_a_dash(show) -> None:
 
 
 def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
-    titles = {drawing.name: drawing.title.replace("\u00a0", " ") for drawing in drawings(suite, tables)}
+    titles = {drawing.name: drawing.title.replace(GAP, " ") for drawing in drawings(suite, tables)}
     equal = ", where an equal share is 12.5 %"
+    classes = (
+        "in layer 3, experts tell 0.500 [0.480, 0.520] bits of a code token's class, 20.8 % of all there is to tell"
+    )
     assert titles == {
-        "heatmap-moe": "moe: in layer 3, 36 % of code assignments go to expert 5, 2.88 times the uniform 12.5 %",
-        "heatmap-no_lb": "no_lb: in layer 2, 93 % of math assignments go to expert 5, 7.44 times the uniform 12.5 %",
-        "heatmap-top2": "top2: in layer 2, 21 % of prose assignments go to expert 0, 1.68 times the uniform 12.5 %",
-        "heatmap-moe_blocks": (
-            "moe_blocks: in layer 3, 15 % of code assignments go to expert 4, 1.20 times the uniform 12.5 %"
+        "specialisation": (
+            "Learned specialisation in 1 of 8 arms × layers: moe layer 3; none in no_lb, top2 and moe_blocks"
         ),
+        "information": (
+            "Most domain information at the end: moe, layer 3: 8.4 % [7.8, 9.0] of H(D), from 3.5 % [2.9, 4.1]"
+        ),
+        "information-differences": (
+            "3 of 6 differences to the baseline exclude 0; largest: no_lb against moe, layer 3: −4.4 [−5.4, −3.4] "
+            "points"
+        ),
+        "heatmap-moe": (
+            "moe: in layer 3, 36.0 % [32.4, 39.6] of code assignments go to expert 5, 2.88 times the uniform 12.5 %"
+        ),
+        "heatmap-no_lb": (
+            "no_lb: in layer 2, 93.0 % [83.7, 102.3] of math assignments go to expert 5, 7.44 times the uniform 12.5 %"
+        ),
+        "heatmap-top2": (
+            "top2: in layer 2, 21.0 % [18.9, 23.1] of prose assignments go to expert 0, 1.68 times the uniform 12.5 %"
+        ),
+        "heatmap-top2-first-choice": (
+            "top2: in layer 2, 21.0 % [18.9, 23.1] of prose first choices go to expert 0, 1.68 times the uniform 12.5 %"
+        ),
+        "heatmap-moe_blocks": (
+            "moe_blocks: in layer 3, 15.0 % [13.5, 16.5] of code assignments go to expert 4, 1.20 times the uniform "
+            "12.5 %"
+        ),
+        **{f"token-classes-{arm}": f"{arm}: {classes}" for arm in ("moe", "no_lb", "top2", "moe_blocks")},
         "load-moe": "moe: the busiest expert of layer 3 takes 18.7 % of the tokens" + equal,
         "load-no_lb": "no_lb: the busiest expert of layer 2 takes 72.3 % of the tokens" + equal,
         "load-top2": "top2: the busiest expert of layer 2 takes 14.7 % of the assignments" + equal,
@@ -84,17 +137,48 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
         "entropy-of-load": (
             "Least even load: no_lb, layer 2, as if 2.49 of 8 experts shared it; most even: moe_blocks, layer 2, 8.00"
         ),
+        "loss-differences": (
+            "4 of 4 arms differ in LM loss beyond their intervals; largest: top2 against dense, −0.019 [−0.023, "
+            "−0.015] nats a token"
+        ),
         "loss": "On test, top2 ends lowest at 3.601 nats a token, no_lb highest at 3.627: 0.026 apart",
         "loss-domains": titles["loss-domains"],  # the planted arms differ by the same in every domain
     }
     assert titles["loss-domains"].endswith(": 0.026 nats a token on test")
 
 
+@pytest.mark.parametrize(
+    ("shares", "half", "expected"),
+    [
+        ({}, 0.004, "No evidence of learned specialisation: 0 of 8 arms × layers beat both nulls"),
+        (
+            {(arm, 42, layer): 0.1 for arm in ("moe", "no_lb", "top2", "moe_blocks") for layer in (2, 3)},
+            0.004,
+            "Learned specialisation in 8 of 8 arms × layers: moe layers 2 and 3; no_lb layers 2 and 3; top2 layers 2 "
+            "and 3; moe_blocks layers 2 and 3",
+        ),
+        ({}, 0.1, "No arm's LM loss is shown to differ: all 4 intervals include 0"),
+        ({}, 0.01, "2 of 4 arms differ in LM loss beyond their intervals; largest: top2 against dense"),
+        ({}, 0.004, "No arm's domain information differs from its baseline's: all 6 intervals include 0"),
+    ],
+)
+def test_a_title_follows_the_data(
+    suite: Suite, shares: Mapping[tuple[str, int, int], float], half: float, expected: str
+) -> None:
+    titles = [drawing.title.replace(GAP, " ") for drawing in drawings(suite, planted_tables(suite, shares, half))]
+    assert any(title.startswith(expected) for title in titles), titles
+
+
 def test_with_several_seeds_a_title_names_the_seed(tmp_path: Path) -> None:
-    planted = quickstart_like(seeds=(42, 43), steps=4, looks=(0, 4))
-    tables = make_tables(read_suite(write_suite(tmp_path, planted)))
+    suite = small(tmp_path, seeds=(42, 43))
+    tables = planted_tables(suite, {("moe", 43, 3): 0.084})
     moe = [row for row in tables.routing if row.arm == "moe"]
     assert "the busiest expert of layer 3 of seed 42 takes" in findings.load_finding(moe)
+    titles = {drawing.name: drawing.title.replace(GAP, " ") for drawing in drawings(suite, tables)}
+    assert titles["specialisation"].startswith(
+        "Learned specialisation in 1 of 16 arms × seeds × layers: moe 1 of 4; none in"
+    )
+    assert titles["information"].startswith("Most domain information at the end: moe, layer 3, seed 43: 8.4 %")
 
 
 def test_the_domain_with_the_widest_spread_is_named(tables: Tables) -> None:
@@ -103,39 +187,167 @@ def test_the_domain_with_the_widest_spread_is_named(tables: Tables) -> None:
     assert text == "The arms are furthest apart on math: 4.000 nats a token on test"
 
 
-def test_the_answer_gives_loss_balance_and_collapse(suite: Suite, tables: Tables) -> None:
-    box = {answer.heading: " ".join(answer.sentences).replace("\u00a0", " ") for answer in answers(suite, tables)}
-    assert list(box) == ["LM loss", "Balance", "Collapse", "Specialisation"]
-    assert "After 96 steps" in box["LM loss"]
-    assert "moe 3.605 (−0.015 against dense)" in box["LM loss"]
-    assert "one seed an arm" in box["LM loss"]
-    assert "no_lb 72.3 % of the tokens in layer 2 (5.79 times an equal share)" in box["Balance"]
+def test_the_answer_leads_with_specialisation_balance_and_loss(suite: Suite, tables: Tables) -> None:
+    box = {answer.heading: answer.sentences[0].replace(GAP, " ") for answer in answers(suite, tables)}
+    assert box == {
+        "Specialisation": (
+            "moe: learned specialisation in layer 3; no evidence of learned specialisation in layer 2. A token's "
+            "expert tells 4.0 % [3.4, 4.6] in layer 2 and 8.4 % [7.8, 9.0] in layer 3 of all there is to know of its "
+            "domain (1.585 bits); untrained gates on the same hidden states reach 3.0 to 5.5 %, documents with "
+            "permuted domains −0.10 to 0.20 %."
+        ),
+        "Balance": (
+            "Without the balance loss, no_lb: max violation 4.79 (layer 2), hot experts: 1 of 8 in layer 2 and 1 of 8 "
+            "in layer 3, dead experts: 5 of 8 in layer 2 and 5 of 8 in layer 3, collapse found in training at step 96 "
+            "(layer 2); with it, moe: max violation 0.49 (layer 3), no hot or dead expert, no collapse found in "
+            "training."
+        ),
+        "LM loss": (
+            "LM loss against dense (3.620 [3.590, 3.650]): lower in moe (−0.015 [−0.019, −0.011]), top2 (−0.019 "
+            "[−0.023, −0.015]) and moe_blocks (−0.009 [−0.013, −0.005]); higher in no_lb (+0.007 [0.003, 0.011]). "
+            "(Held-out test text, after 96 steps, nats a token, mean over 3 domains.)"
+        ),
+        "Intervals": (
+            "Brackets are 95 % intervals over documents of held-out text. Each arm has one seed: what another seed "
+            "would show is not in them."
+        ),
+    }
+
+
+def test_the_answer_compares_arms_and_names_token_classes(suite: Suite, tables: Tables) -> None:
+    said = box_of(suite, tables)["Specialisation"]
+    assert "Compared with moe, in percentage points of the same: no_lb 0.0 [−1.0, 1.0] in layer 2 and −4.4" in said
     assert (
-        "no_lb, layer 2: collapse found in training at step 96; on test at step 96, hot experts: 5; dead experts: "
-        "2, 3, 4, 6, 7 (5 of 8)." in box["Collapse"]
+        "moe_blocks 0.0 [−1.0, 1.0] in layer 2 and −4.4 [−5.4, −3.4] in layer 3. 3 of these 6 intervals include 0."
+        in said
     )
-    assert "no_lb, layer 3: signs of collapse at the end, no collapse in training" in box["Collapse"]
-    assert "None found in moe, top2 and moe_blocks" in box["Collapse"]
-    assert box["Specialisation"] == NO_CLAIM
+    assert "top2: no evidence of learned specialisation in any of layers 2 and 3 (at most 4.0 % [3.4, 4.6]" in said
+    assert "Within code, moe's experts tell at most 0.500 [0.480, 0.520] bits of a token's class" in said
+    assert "20.8 % of all there is to know, in layer 3: more than chance (p = 0.005)." in said
+
+
+def test_classes_that_experts_do_not_tell_are_said_not_to_be(suite: Suite, tables: Tables) -> None:
+    chance = tuple(replace(row, p=0.3) for row in tables.class_information)
+    said = box_of(suite, replace(tables, class_information=chance))["Specialisation"]
+    assert "Within code, moe's experts do not tell a token's class beyond chance" in said
+
+
+def test_a_null_is_said_plainly(suite: Suite) -> None:
+    said = box_of(suite, planted_tables(suite))["Specialisation"]
+    assert said.startswith("moe: no evidence of learned specialisation in any of layers 2 and 3.")
+    assert "learned specialisation in" not in said.replace("no evidence of learned specialisation", "")
+
+
+def test_a_learned_router_is_said_to_have_learned(suite: Suite) -> None:
+    shares = {("moe", 42, layer): 0.1 for layer in (2, 3)}
+    first = answers(suite, planted_tables(suite, shares))[0].sentences[0]
+    assert first.startswith("moe: learned specialisation in layers 2 and 3.")
+    assert "no evidence" not in first
+
+
+def test_over_seeds_verdicts_are_counted_and_numbers_are_ranges(tmp_path: Path) -> None:
+    suite = small(tmp_path, seeds=(42, 43, 44))
+    shares = {("moe", 42, 3): 0.084, ("moe", 43, 3): 0.081, **{("no_lb", seed, 2): 0.12 for seed in (42, 43, 44)}}
+    box = box_of(suite, planted_tables(suite, shares))
+    assert box["Specialisation"].startswith(
+        "moe: learned specialisation in layer 3 in 2 of 3 seeds; no evidence of learned specialisation in layer 2 in "
+        "any of 3 seeds."
+    )
+    assert "4.0 to 8.4 % (intervals within 3.4 to 9.0 %) in layer 3 over 3 seeds" in box["Specialisation"]
+    assert "no_lb: learned specialisation in layer 2 in all 3 seeds; no evidence" in box["Specialisation"]
+    assert "max violation 4.79 over 3 seeds, hot experts in 3 of 3 seeds (up to 1 of 8 in a layer)" in box["Balance"]
+    assert "moe (−0.015 [−0.019, −0.011]; single seeds −0.015)" in box["LM loss"]
+    assert "dense (3.621 [3.591, 3.651] (mean of 3 seeds))" in box["LM loss"]
+    assert "They hold for these seeds" in box["Intervals"]
+
+
+def test_a_difference_whose_interval_includes_zero_is_not_called_one(suite: Suite) -> None:
+    said = box_of(suite, planted_tables(suite, half=0.01))["LM loss"]
+    assert "lower in moe (−0.015 [−0.025, −0.005]) and top2" in said
+    assert "not shown to differ (the interval includes 0) in no_lb (+0.007 [−0.003, 0.017]) and moe_blocks" in said
+    assert "higher" not in said
+
+
+def test_without_a_dense_arm_each_is_compared_with_its_baseline(tmp_path: Path) -> None:
+    suite = small(tmp_path, 1, 2, 4)
+    said = box_of(suite, planted_tables(suite))["LM loss"]
+    assert said.startswith("LM loss against moe (3.605 [3.575, 3.635]): higher in no_lb (+0.022 [0.018, 0.026])")
+    assert "dense" not in said
+
+
+def test_a_single_arm_is_compared_with_none(tmp_path: Path) -> None:
+    suite = small(tmp_path, 1)
+    box = box_of(suite, planted_tables(suite))
+    assert box["LM loss"] == (
+        "LM loss: moe 3.605 [3.575, 3.635]. (Held-out test text, after 4 steps, nats a token, mean over 3 domains.)"
+    )
+    assert box["Balance"].startswith("moe: max violation 0.49 (layer 3), no hot or dead expert")
+    assert "Compared with" not in box["Specialisation"]
+
+
+def test_dense_alone_has_its_loss_alone(tmp_path: Path) -> None:
+    suite = small(tmp_path, 0)
+    assert list(box_of(suite, planted_tables(suite))) == ["LM loss", "Intervals"]
+
+
+def test_with_one_domain_specialisation_is_said_not_to_be_measured(suite: Suite, tables: Tables) -> None:
+    none = replace(tables, verdicts=(), information=(), information_differences=(), shares=(), first_choice_shares=())
+    said = box_of(suite, none)["Specialisation"]
+    assert said == "Not measured: it takes two domains, each with two held-out documents or more."
+
+
+def test_losses_without_intervals_are_still_given(suite: Suite, tables: Tables) -> None:
+    said = box_of(suite, replace(tables, arm_losses=(), loss_differences=()))["LM loss"]
+    assert said.startswith("LM loss on test, nats a token, without intervals for want of documents: dense 3.620, moe")
 
 
 def test_a_collapse_that_ended_is_said_to_have_ended(tmp_path: Path) -> None:
     planted = quickstart_like(steps=6, looks=(0, 6))
-    moe = planted.arms[1]
     states = [
         {"event": "collapse", "step": 2, "layer": 3, "state": "collapsed", "reason": "x"},
         {"event": "collapse", "step": 4, "layer": 3, "state": "healthy", "reason": "x"},
     ]
-    arms = (planted.arms[0], replace(moe, events=states))
-    suite = read_suite(write_suite(tmp_path, quickstart_like(arms=arms, steps=6, looks=(0, 6))))
-    (sentence,) = next(a.sentences for a in answers(suite, make_tables(suite)) if a.heading == "Collapse")
-    assert sentence.startswith("moe, layer 3: collapse found in training at step 2, ended since; on test at step 6")
+    suite = small(tmp_path, arms=(planted.arms[0], replace(planted.arms[1], events=states)), steps=6, looks=(0, 6))
+    assert (
+        "collapse found in training at step 2 (layer 3, ended since)."
+        in box_of(suite, planted_tables(suite))["Balance"]
+    )
+
+
+def test_a_warning_at_the_end_is_named(tmp_path: Path) -> None:
+    planted = quickstart_like(**SMALL)
+    warned = [{"event": "collapse", "step": 3, "layer": 2, "state": "warning", "reason": "x"}]
+    suite = small(tmp_path, arms=(planted.arms[0], replace(planted.arms[1], events=warned)))
+    said = box_of(suite, planted_tables(suite))["Balance"]
+    assert "The collapse detector stood at a warning at the end of training in moe, layer 2" in said
+
+
+def test_training_too_short_for_the_detector_is_said_to_be(tmp_path: Path, suite: Suite, tables: Tables) -> None:
+    short = small(tmp_path, 0, 1, 3)  # 4 steps of 16 × 256 tokens
+    said = box_of(short, planted_tables(short))["Balance"]
+    assert "In moe and top2 training was too short for a collapse to be found: the detector needs 2 windows" in said
+    assert "65,536 assignments" in said
+    assert "too short" not in box_of(suite, tables)["Balance"]  # 96 steps: 6 windows
+
+
+def test_an_unbalanced_arm_alone_stands_against_none(tmp_path: Path) -> None:
+    suite = small(tmp_path, 2)
+    said = box_of(suite, planted_tables(suite))["Balance"]
+    assert said.startswith("Without the balance loss, no_lb: max violation 4.79 (layer 2)")
+    assert "with it" not in said
+
+
+def test_max_violation_is_explained_for_the_slots_there_are(tmp_path: Path) -> None:
+    arm = PlantedArm(name="four", moe=MoEConfig(num_experts=8, top_k=4), shares=quickstart_like().arms[4].shares)
+    suite = read_suite(write_suite(tmp_path, PlantedSuite(arms=(arm,), **SMALL)))
+    assert "0 at balance, 1.00 when 4 experts take everything." in box_of(suite, planted_tables(suite))["Balance"]
 
 
 def test_a_first_look_is_too_short_for_conclusions(tmp_path: Path) -> None:
-    planted = quickstart_like(conclusive=False, note="cut to 4 steps", steps=4, looks=(0, 4))
-    summary = suite_summary(write_suite(tmp_path, planted))
+    suite = small(tmp_path, conclusive=False, note="cut to 4 steps")
+    summary = suite_summary(suite, planted_tables(suite))
     assert summary.warning == "Too short for conclusions (cut to 4 steps)."
+    assert summary.sentences[0].startswith("moe: no evidence of learned specialisation")
 
 
 def test_a_conclusive_suite_carries_no_warning(suite: Suite) -> None:
@@ -143,29 +355,32 @@ def test_a_conclusive_suite_carries_no_warning(suite: Suite) -> None:
 
 
 def test_a_run_that_a_collapse_ended_is_named_with_its_step(tmp_path: Path) -> None:
-    folder = write_suite(tmp_path, quickstart_like(steps=4, looks=(0, 4)))
+    folder = write_suite(tmp_path, quickstart_like(**SMALL))
     path = folder / "no_lb/seed-42/metrics.jsonl"
     path.write_text(path.read_text("utf-8").replace('"reason": "finished"', '"reason": "collapse"'), "utf-8")
     config = folder / "no_lb/seed-42/config.json"
     config.write_text(config.read_text("utf-8").replace('"steps": 4', '"steps": 9'), "utf-8")
     suite = read_suite(folder)
-    (sentence,) = next(a.sentences for a in answers(suite, make_tables(suite)) if a.heading == "Ended early")
-    assert sentence == "no_lb, seed 42: at step 4 of 9, because of collapse; its numbers are of that step."
-    assert next(row.status for row in make_tables(suite).runs if row.arm == "no_lb") == "stopped: collapse"
+    tables = planted_tables(suite)
+    said = box_of(suite, tables)["Ended early"]
+    assert said == "no_lb, seed 42: at step 4 of 9, because of collapse; its numbers are of that step."
+    assert next(row.status for row in tables.runs if row.arm == "no_lb") == "stopped: collapse"
 
 
 def test_missing_runs_are_named_in_the_answer(tmp_path: Path) -> None:
-    folder = write_suite(tmp_path, quickstart_like(steps=4, looks=(0, 4)))
+    folder = write_suite(tmp_path, quickstart_like(**SMALL))
     (folder / "top2/seed-42/config.json").unlink()
     (folder / "top2/seed-42/metrics.jsonl").unlink()
-    sentences = suite_summary(folder).sentences
+    suite = read_suite(folder)
+    sentences = suite_summary(suite, planted_tables(suite)).sentences
     assert "top2, seed 42: not started. Nothing on this page includes it." in sentences
 
 
-def test_the_terminal_gets_strings_only(folder: Path) -> None:
-    losses, routing = suite_tables(folder)
+def test_the_terminal_gets_strings_only(suite: Suite, tables: Tables) -> None:
+    losses, routing, verdicts = suite_summary(suite, tables).tables
     assert losses.columns[:3] == ("arm", "LM loss, mean of domains", "minus dense")
     assert losses.rows[1][:3] == ("moe", "3.605", "−0.015")
     assert losses.numeric[:2] == (False, True)
     assert routing.rows[2][:3] == ("no_lb", "2", "72.3\u00a0%")
-    assert all(isinstance(cell, str) for table in (losses, routing) for row in table.rows for cell in row)
+    assert verdicts.rows[1][:3] == ("moe", "3", "learned specialisation")
+    assert all(isinstance(cell, str) for table in (losses, routing, verdicts) for row in table.rows for cell in row)

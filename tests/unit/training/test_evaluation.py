@@ -58,7 +58,8 @@ def test_documents_hold_the_sums_of_their_own_tokens(dense: GPT2LMHeadModel, toy
                 size = int(toy_data.token_bytes[toy_data.dev.tokens[row, place]])
                 mine[:] = mine[0] + loss, mine[1] + 1, mine[2] + size
         record = found["documents"][name]
-        assert record["index"] == sorted(sums) and len(sums) > 1
+        assert len(sums) > 1
+        assert record["index"] == sorted(sums)
         assert record["tokens"] == [sums[index][1] for index in record["index"]]
         assert record["bytes"] == [sums[index][2] for index in record["index"]]
         assert record["loss"] == pytest.approx([sums[index][0] for index in record["index"]], rel=1e-5)

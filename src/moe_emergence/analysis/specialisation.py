@@ -1,0 +1,215 @@
+"""Domain information of every run, layer and trace against its nulls, and what may be said of it.
+
+A number of routed domains alone proves nothing: a fresh gate on the same hidden states separates domains too.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from moe_emergence.analysis.information import domain_information, fresh_gate_values, measured_domain_information
+from moe_emergence.analysis.records import Counts, Run, Suite
+from moe_emergence.analysis.statistics import central_range, holm, null_p_value
+from moe_emergence.analysis.traces import LayerTrace, Trace, read_trace, read_traces
+
+ALPHA = 0.05
+Counted = Literal["slots", "first choice"]
+SLOTS: Counted = "slots"
+FIRST_CHOICE: Counted = "first choice"
+"""All k assignments of a token, or its most probable expert alone; for top-1 they are the same, kept as the latter."""
+Verdict = Literal["learned specialisation", "no evidence of learned specialisation"]
+LEARNED: Verdict = "learned specialisation"
+NOT_LEARNED: Verdict = "no evidence of learned specialisation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformationRow:
+    """I(E;D) of one layer of one run at one trace, domains weighted equally, in bits: 0 … H(D) = log2 D.
+
+    Attributes:
+        counted: all slots or the first choice.
+        documents, tokens: of the probe set.
+        maximum: H(D).
+        plug_in: of the counts as they are; biased upwards.
+        null_mean, null_low, null_high: the same with document labels permuted: mean and central 95 %.
+        estimate: plug_in − null_mean; low, high: its 95 % interval over documents.
+        estimate_share, low_share, high_share: the same ÷ H(D).
+        p_permutation: how often permuted labels show as much.
+        fresh_mean, fresh_low, fresh_high: plug-in of fresh gates on the same hidden states, mean and central 95 %
+            (first and last trace; None between).
+        p_fresh: how often a fresh gate shows as much as this router.
+    """
+
+    arm: str
+    seed: int
+    step: int
+    layer: int
+    counted: Counted
+    documents: int
+    tokens: int
+    maximum: float
+    plug_in: float
+    null_mean: float
+    null_low: float
+    null_high: float
+    estimate: float
+    low: float
+    high: float
+    estimate_share: float
+    low_share: float
+    high_share: float
+    p_permutation: float
+    fresh_mean: float | None
+    fresh_low: float | None
+    fresh_high: float | None
+    p_fresh: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictRow:
+    """What may be said of one layer of one run at its last step, from the first choice.
+
+    Attributes:
+        information: plug-in I(E;D), bits.
+        p_permutation: against permuted document labels, after Holm over the run's layers.
+        p_fresh_end, p_fresh_start: against fresh gates on this layer's hidden states of the last and of the first step,
+            after Westfall and Young over the run's layers.
+        fresh_end_high, fresh_start_high: upper end of the central 95 % of those gates, bits.
+        verdict: learned specialisation means that all three are below 0.05.
+    """
+
+    arm: str
+    seed: int
+    layer: int
+    information: float
+    p_permutation: float
+    p_fresh_end: float
+    p_fresh_start: float
+    fresh_end_high: float
+    fresh_start_high: float
+    verdict: Verdict
+
+    @property
+    def above_permutation(self) -> bool:
+        """More than documents dealt to domains at random would show."""
+        return self.p_permutation < ALPHA
+
+    @property
+    def above_fresh(self) -> bool:
+        """More than routers that learned nothing show, on the hidden states of either end."""
+        return max(self.p_fresh_end, self.p_fresh_start) < ALPHA
+
+
+def information_rows(suite: Suite) -> tuple[InformationRow, ...]:
+    """One row a run, trace, layer and way of counting; none where a domain has fewer than 2 probe documents."""
+    return tuple(row for run in suite.runs for row in _information_rows(run))
+
+
+def verdict_rows(suite: Suite) -> tuple[VerdictRow, ...]:
+    """One row a run and layer; none where a domain has fewer than 2 probe documents."""
+    return tuple(row for run in suite.runs for row in _verdict_rows(run))
+
+
+def measurable(trace: Trace) -> bool:
+    """Whether every domain has the 2 documents that intervals and nulls need, and there are 2 domains to tell apart."""
+    sizes = np.bincount(trace.domain)
+    return len(sizes) > 1 and int(sizes.min()) > 1
+
+
+def counted_ways(layer: LayerTrace) -> Iterator[tuple[Counted, Counts]]:
+    """The ways to count a layer's routing: for one expert a token both are the same."""
+    if layer.experts.shape[1] > 1:
+        yield SLOTS, layer.slots
+    yield FIRST_CHOICE, layer.first_choice
+
+
+def _information_rows(run: Run) -> Iterator[InformationRow]:
+    for trace in read_traces(run) if run.manifest.moe_layers else ():
+        if measurable(trace):
+            for layer in trace.layers:
+                for counted, counts in counted_ways(layer):
+                    yield _information_row(run, trace, layer, counted, counts)
+
+
+def _information_row(run: Run, trace: Trace, layer: LayerTrace, counted: Counted, counts: Counts) -> InformationRow:
+    measured = measured_domain_information(counts, trace.domain)
+    fresh = (
+        fresh_gate_values(layer.fresh, trace.domain) if layer.fresh is not None and counted == FIRST_CHOICE else None
+    )
+    fresh_range = None if fresh is None else central_range(fresh)
+    return InformationRow(
+        arm=run.arm,
+        seed=run.seed,
+        step=trace.step,
+        layer=layer.layer,
+        counted=counted,
+        documents=len(trace.domain),
+        tokens=len(trace.document),
+        maximum=measured.maximum,
+        plug_in=measured.plug_in,
+        null_mean=measured.null_mean,
+        null_low=measured.null_low,
+        null_high=measured.null_high,
+        estimate=measured.estimate,
+        low=measured.interval.low,
+        high=measured.interval.high,
+        estimate_share=measured.estimate / measured.maximum,
+        low_share=measured.interval.low / measured.maximum,
+        high_share=measured.interval.high / measured.maximum,
+        p_permutation=measured.p,
+        fresh_mean=None if fresh is None else float(fresh.mean()),
+        fresh_low=None if fresh_range is None else fresh_range.low,
+        fresh_high=None if fresh_range is None else fresh_range.high,
+        p_fresh=None if fresh is None else null_p_value(measured.plug_in, fresh),
+    )
+
+
+def _verdict_rows(run: Run) -> Iterator[VerdictRow]:
+    if not run.manifest.moe_layers:
+        return
+    first, last = read_trace(run, 0), read_trace(run, run.last_step)
+    if not measurable(last):
+        return
+    observed = np.array([float(domain_information(layer.first_choice, last.domain)) for layer in last.layers])
+    by_chance = [measured_domain_information(layer.first_choice, last.domain).p for layer in last.layers]
+    start, end = fresh_information(first), fresh_information(last)
+    p_chance, p_start, p_end = holm(np.array(by_chance)), westfall_young(observed, start), westfall_young(observed, end)
+    for place, layer in enumerate(last.layers):
+        learned = max(p_chance[place], p_start[place], p_end[place]) < ALPHA
+        yield VerdictRow(
+            arm=run.arm,
+            seed=run.seed,
+            layer=layer.layer,
+            information=float(observed[place]),
+            p_permutation=float(p_chance[place]),
+            p_fresh_end=float(p_end[place]),
+            p_fresh_start=float(p_start[place]),
+            fresh_end_high=central_range(end[:, place]).high,
+            fresh_start_high=central_range(start[:, place]).high,
+            verdict=LEARNED if learned else NOT_LEARNED,
+        )
+
+
+def fresh_information(trace: Trace) -> Float[np.ndarray, "gates layers"]:
+    """Plug-in I(E;D) of every fresh gate on every layer's hidden states, bits."""
+    found: list[NDArray[np.float64]] = []
+    for layer in trace.layers:
+        assert layer.fresh is not None, "first and last trace hold fresh gates"
+        found.append(fresh_gate_values(layer.fresh, trace.domain))
+    return np.stack(found, axis=1)
+
+
+def westfall_young(
+    observed: Float[np.ndarray, " layers"], null: Float[np.ndarray, "draws layers"]
+) -> Float[np.ndarray, " layers"]:
+    """One-sided p-values adjusted over layers: how often a draw's largest standardised value, over layers, reaches a
+    layer's own [Westfall and Young 1993, maxT]. Unlike Holm's, they can be as small as 1/(1 + draws) for any number
+    of layers."""
+    mean, deviation = null.mean(0), null.std(0)
+    scale = np.where(deviation > 0, deviation, 1)
+    largest = ((null - mean) / scale).max(1)
+    return np.array([null_p_value(float(value), largest) for value in (observed - mean) / scale])

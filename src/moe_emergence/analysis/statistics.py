@@ -1,0 +1,221 @@
+"""Intervals and p-values over documents: tokens of one document are alike, so documents are resampled, never tokens.
+
+n is the number of documents of the smallest domain involved, since documents are drawn within each domain; θ̂ is the
+value on the documents themselves, θ* its value on a resample, m the mean of θ*.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import expit, logit
+from scipy.stats import norm, t
+
+from moe_emergence.errors import AnalysisError
+
+REPLICATES = 2_000
+PERMUTATIONS = 999
+TAIL = 0.025
+"""What an interval leaves out at each end: intervals are 95 %."""
+ROUNDING = 1e-12
+"""Values closer than this are one value that was rounded on two ways."""
+
+Domains = Int[np.ndarray, " documents"]
+Statistic = Callable[[Int[np.ndarray, "replicates documents"]], Float[np.ndarray, "replicates ..."]]
+"""From how often each document was drawn in each resample to the quantity's value on each resample."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % range, both ends included."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its 95 % interval, in the value's unit."""
+
+    value: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One arm's value minus another's; the interval leaves out 0 exactly when p < 0.05 (p two-sided, 0..1)."""
+
+    value: float
+    interval: Interval
+    p: float
+
+
+@dataclass(frozen=True, eq=False)
+class Bootstrap:
+    """A quantity on the documents and on resamples of them: one value, or an array of values on the same resamples."""
+
+    observed: Float[np.ndarray, "*values"]
+    """θ̂."""
+    replicates: Float[np.ndarray, "replicates ..."]
+    """θ*, one row a resample."""
+    documents: int | Int[np.ndarray, "*values"]
+    """n of each value: the documents of the smallest domain that the value is made of."""
+
+    def single(self, place: int) -> "Bootstrap":
+        """One of the values of a list."""
+        documents = np.broadcast_to(self.documents, self.observed.shape)
+        return Bootstrap(self.observed[place], self.replicates[:, place], int(documents[place]))
+
+    @property
+    def corrected(self) -> Float[np.ndarray, "*values"]:
+        """θ̂ − (m − θ̂)·n/(n − 1), free of bias to first order: resamples are biased against θ̂ as θ̂ is against the truth,
+        (n − 1)/n as much since a resample varies that much less [Efron and Tibshirani 1993, §10.6]. θ̂ if unbiased."""
+        return self.observed - (self.replicates.mean(0) - self.observed) * self._inflation
+
+    @property
+    def standard_error(self) -> Float[np.ndarray, "*values"]:
+        """Standard deviation of θ* × √(n/(n − 1)); 0 when all documents are alike."""
+        return self.replicates.std(0) * np.sqrt(self._inflation)
+
+    def reflected(self) -> tuple[Float[np.ndarray, "*values"], Float[np.ndarray, "*values"]]:
+        """(low, high) of the reflected (basic) interval, slightly widened: corrected − s·(q − m) at the upper and the
+        lower 2.5 % quantile q of θ*, with s = √(n/(n − 1)) · t/z, t and z the 97.5 % points of Student's t with n − 1
+        degrees of freedom and of the normal: s = 1.10 at n = 20, 1.05 at 36, 1 for many. With s = 1 and n/(n − 1) = 1
+        it is 2θ̂ − q [Davison and Hinkley 1997, §5.2]. Both ends are θ̂ when all documents are alike.
+
+        Percentile intervals add the bias of mutual information twice instead of taking it off, and miss.
+        """
+        widening = np.sqrt(self._inflation) * self._student / norm.ppf(1 - TAIL)
+        low, high = np.quantile(self.replicates, (TAIL, 1 - TAIL), axis=0)
+        mean = self.replicates.mean(0)
+        return self.corrected - widening * (high - mean), self.corrected + widening * (mean - low)
+
+    def shares(self) -> tuple[Float[np.ndarray, "*values"], Float[np.ndarray, "*values"]]:
+        """(low, high) of shares of a total: the logit of θ̂ ± t·standard_error/(θ̂(1 − θ̂)), turned back into a share
+        with t as in `reflected`; within 0..1, longer towards 1/2. A share of 0 or 1 has no spread: both ends are it."""
+        share = self.observed
+        inside = (share > 0) & (share < 1)
+        spread = self._student * self.standard_error / np.where(inside, share * (1 - share), 1)
+        centre = logit(np.where(inside, share, 0.5))
+        low, high = expit(centre - spread), expit(centre + spread)
+        return np.where(inside, low, share), np.where(inside, high, share)
+
+    def estimate(self) -> Estimate:
+        """A single value that needs no correction, such as a mean: θ̂ ± t·standard_error, t as in `reflected`."""
+        value, margin = float(self.observed), float(self._student * self.standard_error)
+        return Estimate(value, Interval(value - margin, value + margin))
+
+    def difference(self, biased: bool = False) -> Difference:
+        """A single value read as a difference: θ̂ (`corrected` if biased) ± t·standard_error, and p of their ratio under
+        Student's t with n − 1 degrees of freedom; p = 1 when nothing differs, 0 when all documents differ alike."""
+        value, error = float(self.corrected if biased else self.observed), float(self.standard_error)
+        margin = float(self._student) * error
+        return Difference(
+            value, Interval(value - margin, value + margin), _two_sided(value, error, int(self.documents))
+        )
+
+    @property
+    def _inflation(self) -> Float[np.ndarray, "*values"]:
+        documents = np.asarray(self.documents)
+        return documents / (documents - 1)
+
+    @property
+    def _student(self) -> Float[np.ndarray, "*values"]:
+        return np.asarray(t.ppf(1 - TAIL, np.asarray(self.documents) - 1))
+
+
+def bootstrap(
+    statistic: Statistic,
+    domain: Domains,
+    documents: int | Int[np.ndarray, "*values"] | None = None,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> Bootstrap:
+    """A quantity on the documents (each drawn once) and on resamples of them within their domains.
+
+    Args:
+        domain: each document's domain, 0..D−1; any other grouping within which documents are alike will do.
+        documents: n of each value; the documents of the smallest domain where not given.
+
+    Raises:
+        AnalysisError: a domain has fewer than 2 documents.
+    """
+    sizes = documents_per_domain(domain)
+    if sizes.min() < 2:
+        raise AnalysisError(
+            f"an interval over documents needs at least 2 in each domain; domain {sizes.argmin()} has {sizes.min()}: "
+            "add documents to the probe, or leave the domain out"
+        )
+    observed = statistic(np.ones((1, len(domain)), dtype=np.int64))[0]
+    resampled = statistic(resampled_weights(domain, replicates, generator(seed)))
+    return Bootstrap(np.asarray(observed), resampled, int(sizes.min()) if documents is None else documents)
+
+
+def generator(seed: int) -> np.random.Generator:
+    """Random numbers that depend on the seed alone."""
+    return np.random.Generator(np.random.Philox(key=seed))
+
+
+def documents_per_domain(domain: Domains) -> Int[np.ndarray, " domains"]:
+    """How many documents each domain 0..D−1 has, all at least 1.
+
+    Raises:
+        AnalysisError: there are no documents, or a number between 0 and the largest has none.
+    """
+    if domain.ndim != 1 or not np.issubdtype(domain.dtype, np.integer) or len(domain) == 0 or domain.min() < 0:
+        raise AnalysisError(
+            f"domain must be a list of numbers from 0, one a document; got shape {domain.shape} of {domain.dtype}"
+        )
+    sizes = np.bincount(domain)
+    if not sizes.all():
+        raise AnalysisError(
+            f"every domain from 0 to {len(sizes) - 1} needs documents; domain {sizes.argmin()} has none: number the "
+            "domains that are there from 0"
+        )
+    return sizes
+
+
+def resampled_weights(
+    domain: Domains, replicates: int, rng: np.random.Generator
+) -> Int[np.ndarray, "replicates documents"]:
+    """How often each document is drawn when as many as there are in a domain are drawn from it, with replacement."""
+    weights = np.empty((replicates, len(domain)), dtype=np.int64)
+    for number, size in enumerate(documents_per_domain(domain)):
+        weights[:, domain == number] = rng.multinomial(size, np.full(size, 1 / size), size=replicates)
+    return weights
+
+
+def permuted_labels(
+    domain: Domains, permutations: int, rng: np.random.Generator
+) -> Int[np.ndarray, "permutations documents"]:
+    """Domains dealt anew to the documents, as many of each as before: what is left when they mean nothing."""
+    return rng.permuted(np.tile(domain, (permutations, 1)), axis=1)
+
+
+def null_p_value(observed: float, null: Float[np.ndarray, " draws"]) -> float:
+    """(1 + draws ≥ observed) / (1 + draws), one-sided: 1 when every draw reaches it, 1/(1 + draws) when none does
+    [Phipson and Smyth 2010]."""
+    return float((1 + np.count_nonzero(null >= observed - ROUNDING)) / (1 + len(null)))
+
+
+def central_range(values: Float[np.ndarray, " draws"]) -> Interval:
+    """The middle 95 % of the draws."""
+    low, high = np.quantile(values, (TAIL, 1 - TAIL))
+    return Interval(float(low), float(high))
+
+
+def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
+    """Holm's adjusted p-values [Holm 1979], in the order given: the i-th smallest of m times m − i + 1, never below a
+    smaller one's, at most 1. Below α for a test that may be rejected while the chance of any false one stays ≤ α."""
+    ascending = np.argsort(p_values, kind="stable")
+    steps = np.asarray(p_values)[ascending] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[ascending] = np.minimum(np.maximum.accumulate(steps), 1)
+    return adjusted
+
+
+def _two_sided(value: float, error: float, documents: int) -> float:
+    if abs(value) <= ROUNDING:
+        return 1.0
+    return float(2 * t.sf(abs(value) / error, documents - 1)) if error > ROUNDING else 0.0

@@ -1,0 +1,77 @@
+"""What experts did to LM loss: the answer box's sentences, with intervals over documents."""
+
+from collections.abc import Iterator, Sequence
+
+from moe_emergence.analysis.comparisons import ArmLossRow, LossDifferenceRow
+from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.tables import Tables
+from moe_emergence.report.numbers import GAP, count, difference, difference_interval, interval, listed, loss, plural
+
+
+def loss_sentences(suite: Suite, tables: Tables) -> Iterator[str]:
+    """Every arm against the dense one; without one, every arm's own LM loss, then each against its baseline."""
+    macro = [row for row in tables.arm_losses if row.domain is None]
+    if not macro:
+        losses = [f"{row.arm} {loss(row.lm_loss_macro)}" for row in tables.arms if row.lm_loss_macro is not None]
+        if losses:
+            yield f"LM loss on test, nats a token, without intervals for want of documents: {listed(losses)}."
+        return
+    compared = differences_shown(suite, tables.loss_differences, None)
+    steps = sorted({run.last_step for run in suite.runs})
+    after = (
+        f"after {count(steps[0])} to {count(steps[-1])} steps" if len(steps) > 1 else f"after {count(steps[0])} steps"
+    )
+    over = f", mean over {plural(len(suite.domains), 'domain')}" if len(suite.domains) > 1 else ""
+    own = {row.arm: f"{interval(row.lm_loss, row.low, row.high)}{_seeds(row)}" for row in macro}
+    scale = f"held-out test text, {after}, nats a token{over}"
+    for against in dict.fromkeys(row.against for row in compared):
+        rows = [row for row in compared if row.against == against]
+        yield f"LM loss against {against} ({own[against]}): {_against(rows)}. ({scale[0].upper()}{scale[1:]}.)"
+    rest = [f"{arm} {value}" for arm, value in own.items() if arm not in {row.against for row in compared}]
+    if not compared:
+        yield f"LM loss: {listed(rest)}. ({scale[0].upper()}{scale[1:]}.)"
+
+
+def differences_shown(suite: Suite, rows: Sequence[LossDifferenceRow], *domains: str | None) -> list[LossDifferenceRow]:
+    """Rows against the dense arm, or against baselines where there is none; of `domains` alone where they are given."""
+    wanted = [row for row in rows if not domains or row.domain in domains]
+    to_dense = [row for row in wanted if row.against == suite.dense]
+    return to_dense or wanted
+
+
+def _against(rows: Sequence[LossDifferenceRow]) -> str:
+    lower = [_shown(row) for row in rows if row.high < 0]
+    higher = [_shown(row) for row in rows if row.low > 0]
+    open_ones = [_shown(row) for row in rows if row.low <= 0 <= row.high]
+    parts = [
+        f"lower in {listed(lower)}" if lower else "",
+        f"higher in {listed(higher)}" if higher else "",
+        f"not shown to differ (the interval includes 0) in {listed(open_ones)}" if open_ones else "",
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _shown(row: LossDifferenceRow) -> str:
+    change = difference_interval(row.difference, row.low, row.high)
+    if row.seeds == 1:
+        return f"{row.arm} ({change})"
+    each = " to ".join(dict.fromkeys((difference(row.seed_low), difference(row.seed_high))))
+    return f"{row.arm} ({change}; single seeds {each})"
+
+
+def _seeds(row: ArmLossRow) -> str:
+    return f" (mean of {row.seeds}{GAP}seeds)" if row.seeds > 1 else ""
+
+
+def loss_difference_finding(rows: Sequence[LossDifferenceRow]) -> str:
+    """How many arms' macro LM loss differs from what they are compared with, and the largest difference."""
+    macro = [row for row in rows if row.domain is None]
+    apart = [row for row in macro if row.low > 0 or row.high < 0]
+    if not apart:
+        return f"No arm's LM loss is shown to differ: all {plural(len(macro), 'interval')} include 0"
+    top = max(apart, key=lambda row: abs(row.difference))
+    change = difference_interval(top.difference, top.low, top.high)
+    return (
+        f"{len(apart)} of {plural(len(macro), 'arm')} differ in LM loss beyond their intervals; largest: {top.arm} "
+        f"against {top.against}, {change} nats a token"
+    )

@@ -1,0 +1,113 @@
+"""Did experts specialise: the answer box's sentences, each with its numbers and intervals."""
+
+from collections.abc import Iterator, Sequence
+
+from moe_emergence.analysis.comparisons import InformationDifferenceRow
+from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, InformationRow
+from moe_emergence.analysis.tables import Tables
+from moe_emergence.report.numbers import (
+    GAP,
+    interval,
+    listed,
+    loss,
+    p_value,
+    percent,
+    percent_interval,
+    percent_range,
+    points_interval,
+)
+from moe_emergence.report.verdicts import arms_of, final_information, fresh_range, null_range, verdict_phrase
+
+
+def specialisation_sentences(tables: Tables) -> Iterator[str]:
+    """The verdict on the first arm with experts with its numbers; then the others, differences, and token classes."""
+    arms = arms_of(tables.verdicts)
+    if not arms:
+        if tables.routing:
+            yield "Not measured: it takes two domains, each with two held-out documents or more."
+        return
+    first, *others = arms
+    verdict = verdict_phrase([row for row in tables.verdicts if row.arm == first])
+    yield f"{first}: {verdict}. {_numbers(final_information(tables, first))}"
+    for against in dict.fromkeys(row.against for row in tables.information_differences):
+        yield _difference_sentence([row for row in tables.information_differences if row.against == against])
+    if others:
+        yield " ".join(_short_sentence(tables, arm) for arm in others)
+    yield from _classes(tables, first)
+
+
+def _short_sentence(tables: Tables, arm: str) -> str:
+    """One arm's verdicts with the most that one of its layers shows."""
+    verdict = verdict_phrase([row for row in tables.verdicts if row.arm == arm])
+    return f"{arm}: {verdict} ({_strongest(final_information(tables, arm))})."
+
+
+def _numbers(rows: Sequence[InformationRow]) -> str:
+    """What each layer of one arm shows over its seeds, and what both nulls reach."""
+    layers = [[row for row in rows if row.layer == layer] for layer in sorted({row.layer for row in rows})]
+    told = listed([_layer(mine) for mine in layers])
+    fresh = [found for row in rows if (found := fresh_range(row)) is not None]
+    gates = f"untrained gates on the same hidden states reach {_union(fresh)}" if fresh else ""
+    permuted = f"documents with permuted domains {_union([null_range(row) for row in rows])}"
+    nulls = f"{gates}, {permuted}" if gates else f"{permuted} are reached by chance"
+    return (
+        f"A token's expert tells {told} of all there is to know of its domain ({loss(rows[0].maximum)} bits); {nulls}."
+    )
+
+
+def _layer(rows: Sequence[InformationRow]) -> str:
+    """`8.4 % [7.8, 9.0] in layer 3`, or the range over seeds with the outermost ends of their intervals."""
+    first = rows[0]
+    if len(rows) == 1:
+        return f"{percent_interval(first.estimate_share, first.low_share, first.high_share)} in layer {first.layer}"
+    shares = percent_range(min(row.estimate_share for row in rows), max(row.estimate_share for row in rows))
+    ends = percent_range(min(row.low_share for row in rows), max(row.high_share for row in rows))
+    return f"{shares} (intervals within {ends}) in layer {first.layer} over {len(rows)}{GAP}seeds"
+
+
+def _union(ranges: Sequence[tuple[float, float]]) -> str:
+    return percent_range(min(low for low, _ in ranges), max(high for _, high in ranges))
+
+
+def _strongest(rows: Sequence[InformationRow]) -> str:
+    top = max(rows, key=lambda row: row.estimate_share)
+    several = len({row.seed for row in rows}) > 1
+    share = percent_interval(top.estimate_share, top.low_share, top.high_share)
+    where = f"layer {top.layer}{f' of seed {top.seed}' if several else ''}"
+    return f"{'at most ' if len(rows) > 1 else ''}{share}, in {where}"
+
+
+def _difference_sentence(rows: Sequence[InformationDifferenceRow]) -> str:
+    """`Compared with moe, in percentage points of the same: no_lb +1.2 [−0.1, 2.4] in layer 2 and …`."""
+    parts = []
+    for arm in arms_of(rows):
+        mine = [row for row in rows if row.arm == arm]
+        layers = [f"{points_interval(row.share, row.low_share, row.high_share)} in layer {row.layer}" for row in mine]
+        parts.append(f"{arm} {listed(layers)}")
+    seeds = f" (means of {rows[0].seeds}{GAP}seeds)" if rows[0].seeds > 1 else ""
+    unclear = sum(row.low <= 0 <= row.high for row in rows)
+    zero = f" {unclear} of these {len(rows)} intervals include 0." if unclear else " No interval includes 0."
+    return (
+        f"Compared with {rows[0].against}, in percentage points of the same{seeds}: {'; '.join(parts)}."
+        f"{zero if len(rows) > 1 else ' It includes 0.' if unclear else ''}"
+    )
+
+
+def _classes(tables: Tables, arm: str) -> Iterator[str]:
+    """How far this arm's experts tell the classes of code tokens, where it is most."""
+    rows = [row for row in tables.class_information if row.arm == arm and row.counted == FIRST_CHOICE]
+    if not rows:
+        return
+    top = max(rows, key=lambda row: row.estimate)
+    several = len({row.seed for row in rows}) > 1
+    where = f"layer {top.layer}{f' of seed {top.seed}' if several else ''}"
+    bits = interval(top.estimate, top.low, top.high)
+    if top.p >= ALPHA:
+        yield f"Within {top.domain}, {arm}'s experts do not tell a token's class beyond chance (at most {bits} bits)."
+        return
+    p = f"= {p_value(top.p)}" if top.p >= 0.001 else p_value(top.p)
+    share = f", {percent(top.estimate / top.maximum)} of all there is to know" if top.maximum else ""
+    yield (
+        f"Within {top.domain}, {arm}'s experts tell at most {bits} bits of a token's class (keyword, identifier, "
+        f"operator, …){share}, in {where}: more than chance (p {p})."
+    )

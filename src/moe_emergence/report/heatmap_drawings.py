@@ -1,0 +1,80 @@
+"""The heatmaps: domains × experts and token classes × experts, an arm."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+from moe_emergence.analysis.balance import RoutingRow
+from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.shares import ShareRow
+from moe_emergence.analysis.specialisation import FIRST_CHOICE
+from moe_emergence.analysis.tables import Tables
+from moe_emergence.report.drawing import Drawing
+from moe_emergence.report.findings import class_finding, share_finding
+from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS, class_heatmaps, colour_limit, share_heatmaps
+from moe_emergence.report.numbers import GAP, count, percent, plural
+
+
+def share_drawings(tables: Tables) -> Iterator[Drawing]:
+    """All slots of every arm and, where that is something else, the first choice."""
+    limit = colour_limit([*tables.shares, *tables.first_choice_shares])
+    for arm in dict.fromkeys(row.arm for row in tables.shares):
+        yield _share_drawing(arm, tables.shares, tables.routing, limit, "assignments")
+        if any(row.arm == arm for row in tables.first_choice_shares):
+            yield _share_drawing(arm, tables.first_choice_shares, tables.first_choice_routing, limit, "first choices")
+
+
+def _share_drawing(
+    arm: str, all_shares: Sequence[ShareRow], all_routing: Sequence[RoutingRow], limit: float, counted: str
+) -> Drawing:
+    shares = [row for row in all_shares if row.arm == arm]
+    routing = [row for row in all_routing if row.arm == arm]
+    numbers = "Numbers: %. " if routing[0].experts <= CELL_TEXT_EXPERTS else ""
+    return Drawing(
+        name=f"heatmap-{arm}{'-first-choice' if counted == 'first choices' else ''}",
+        section="shares",
+        title=share_finding(shares, counted),
+        reading=(
+            f"Each row is a domain and sums to 100{GAP}%: the share of its {counted} that goes to each expert, on the "
+            f"probe set (beginnings of test documents) at step {count(shares[0].step)}; n = {_smallest(shares)} "
+            f"{counted} a domain at least. {numbers}White is the uniform share {percent(shares[0].uniform)}, orange "
+            f"above, purple below, on one scale for all arms. The title's bracket is a 95{GAP}% interval over "
+            "documents."
+        ),
+        make=partial(share_heatmaps, shares, routing, limit),
+    )
+
+
+def _smallest(shares: Sequence[ShareRow]) -> str:
+    """Assignments of the domain, seed and layer with the fewest."""
+    totals: dict[tuple[int, int, str], int] = {}
+    for row in shares:
+        key = (row.seed, row.layer, row.domain)
+        totals[key] = totals.get(key, 0) + row.assignments
+    return count(min(totals.values()))
+
+
+def class_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
+    """Token classes × experts, an arm, of its first seed."""
+    cells = [row for row in tables.token_classes if row.counted == FIRST_CHOICE]
+    limit = colour_limit(cells)
+    for arm in dict.fromkeys(row.arm for row in cells):
+        seed = min(row.seed for row in cells if row.arm == arm)
+        mine = [row for row in cells if (row.arm, row.seed) == (arm, seed)]
+        measured = [
+            row for row in tables.class_information if (row.arm, row.seed, row.counted) == (arm, seed, FIRST_CHOICE)
+        ]
+        numbers = "Numbers: %. " if len({row.expert for row in mine}) <= CELL_TEXT_EXPERTS else ""
+        documents = f"n = {plural(measured[0].documents, 'document')}; " if measured else "n = "
+        of_seed = f"Seed {seed}; the other seeds are in the table. " if len(suite.seeds) > 1 else ""
+        yield Drawing(
+            name=f"token-classes-{arm}",
+            section="classes",
+            title=class_finding(mine, measured),
+            reading=(
+                f"Each row is a class of Python token and sums to 100{GAP}%: the share of its tokens whose first "
+                f"choice is that expert ({documents}tokens of a class in brackets). {numbers}White is the uniform "
+                f"share {percent(mine[0].uniform)}, orange above, purple below. {of_seed}The title's bits are beyond "
+                "what is left when each document's classes are shifted against its routes."
+            ),
+            make=partial(class_heatmaps, mine, limit),
+        )

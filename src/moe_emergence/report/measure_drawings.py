@@ -1,0 +1,99 @@
+"""The figures of measures with nulls and intervals: specialisation and differences between arms."""
+
+from collections.abc import Iterator
+from functools import partial
+
+from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.specialisation import FIRST_CHOICE
+from moe_emergence.analysis.tables import Tables
+from moe_emergence.report.answer_loss import differences_shown, loss_difference_finding
+from moe_emergence.report.curves import Legend
+from moe_emergence.report.drawing import Drawing
+from moe_emergence.report.estimates import information_difference_forest, loss_difference_forest, specialisation_marks
+from moe_emergence.report.information_curves import information_curves
+from moe_emergence.report.numbers import GAP, count, plural
+from moe_emergence.report.verdicts import (
+    final_information,
+    information_difference_finding,
+    information_finding,
+    specialisation_finding,
+)
+from moe_emergence.training.trace import FRESH_GATES
+
+INTERVALS = f"Lines through marks: 95{GAP}% intervals over documents."
+
+
+def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
+    """The key picture, the same over training, and the differences between arms."""
+    legend = legend_of(suite)
+    last = final_information(tables)
+    if not last:
+        return
+    rows = [row for row in tables.information if row.counted == FIRST_CHOICE]
+    begun = min(row.step for row in rows)
+    sample = f"n = {plural(last[0].documents, 'document')}, {count(last[0].tokens)} tokens"
+    scale = (
+        f"100{GAP}%: the expert tells the domain for certain. From all of it the mean over permuted documents is "
+        "taken off, so that chance is 0"
+    )
+    yield Drawing(
+        name="specialisation",
+        section="specialisation",
+        title=specialisation_finding(tables),
+        reading=(
+            f"How much a token's first expert tells of its domain, I(E;D), at the last step; {scale}. {INTERVALS} A "
+            "router has learned to tell domains apart where its mark is beyond both kinds of bar: permuted documents "
+            f"(black), and {FRESH_GATES} untrained gates on the same hidden states (grey), which separate domains "
+            f"too. Bars: central 95{GAP}%. Probe set, {sample}."
+        ),
+        make=partial(specialisation_marks, last, [row for row in rows if row.step == begun], tables.verdicts, legend),
+    )
+    yield Drawing(
+        name="information",
+        section="specialisation",
+        title=information_finding(tables),
+        reading=(
+            f"The same over training, from the traces at {plural(len({row.step for row in rows}), 'step')}, as % of "
+            "H(D). Grey band: permuted documents. Pale bars beside the first and the last step: untrained gates on "
+            f"the hidden states of that step (central 95{GAP}%). {sample}."
+        ),
+        make=partial(information_curves, rows, legend),
+    )
+    if tables.information_differences:
+        differences = tables.information_differences
+        yield Drawing(
+            name="information-differences",
+            section="specialisation",
+            title=information_difference_finding(differences),
+            reading=(
+                "Each arm's domain information minus its baseline's on the same documents, in percentage points of "
+                f"H(D), first choice, last step. {INTERVALS} Hollow: the interval includes 0. n = "
+                f"{plural(differences[0].documents, 'document')} in the smallest domain, "
+                f"{plural(max(row.seeds for row in differences), 'seed')}."
+            ),
+            make=partial(information_difference_forest, differences, legend),
+        )
+
+
+def loss_difference_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
+    """Differences in LM loss to the dense arm, or to baselines where there is none."""
+    rows = differences_shown(suite, tables.loss_differences)
+    if rows:
+        seeds = max(row.seeds for row in rows)
+        ticks = " Ticks: the smallest and the largest difference of a seed." if seeds > 1 else ""
+        yield Drawing(
+            name="loss-differences",
+            section="loss",
+            title=loss_difference_finding(rows),
+            reading=(
+                "Difference in LM loss on test at the last step, nats a token, same documents and seeds on both "
+                f"sides; left of 0 the arm is better. {INTERVALS} Hollow: the interval includes 0.{ticks} n = "
+                f"{plural(min(row.documents for row in rows), 'document')} in the smallest domain, "
+                f"{plural(seeds, 'seed')}."
+            ),
+            make=partial(loss_difference_forest, rows, legend_of(suite)),
+        )
+
+
+def legend_of(suite: Suite) -> Legend:
+    return Legend([arm.name for arm in suite.arms], suite.dense)

@@ -1,0 +1,88 @@
+"""Rows to tables as a reader meets them, on the page and in the terminal; every cell keeps its exact value."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.tables import row_cells
+from moe_emergence.report import numbers as n
+
+NUMERIC = {
+    n.loss,
+    n.difference,
+    n.signed,
+    n.percent,
+    n.signed_percent,
+    n.count,
+    n.decimal,
+    n.p_value,
+    n.tiny,
+    n.seconds,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One column: its heading, the field (or `field:key`) it shows, and how."""
+
+    title: str
+    field: str
+    show: Callable[[Any], str] = str
+
+    @property
+    def numeric(self) -> bool:
+        return self.show in NUMERIC
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What is shown, and the value in full as the CSV has it."""
+
+    text: str
+    exact: str
+    column: Column
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageTable:
+    """A table.
+
+    Attributes:
+        name: of its CSV file; note: which of the file's rows are shown, where it is not all.
+    """
+
+    name: str
+    title: str
+    note: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def make_table(name: str, title: str, rows: Sequence[Any], columns: Sequence[Column], note: str = "") -> PageTable:
+    """Show `columns` of `rows`."""
+    cells = tuple(tuple(_cell(row, column) for column in columns) for row in rows)
+    return PageTable(name=name, title=title, note=note, columns=tuple(columns), rows=cells)
+
+
+def _cell(row: Any, column: Column) -> Cell:
+    field, _, key = column.field.partition(":")
+    value = getattr(row, field)
+    return Cell(text=column.show(value[key] if key else value), exact=row_cells(row)[column.field], column=column)
+
+
+def seed_column(suite: Suite) -> list[Column]:
+    """The seed, where there is more than one."""
+    return [Column(title="seed", field="seed", show=n.count)] if len(suite.seeds) > 1 else []
+
+
+def of_first_seed(suite: Suite, rows: Sequence[Any]) -> tuple[list[Any], str]:
+    """The rows of the suite's first seed, and a note that says so where there are others."""
+    several = len(suite.seeds) > 1
+    kept = [row for row in rows if row.seed == suite.seeds[0]] if several else list(rows)
+    return kept, f"seed {suite.seeds[0]}; every seed" if several else ""
+
+
+def of_domain(domain: str | None) -> str:
+    """None is the mean over domains."""
+    return "all domains" if domain is None else domain

@@ -1,0 +1,116 @@
+"""Traces: counts against brute force over the rows of the file, and every way in which a file can be wrong."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import load_file, save_file
+from synthetic_suite import DOCUMENTS, GATES, LENGTH, PlantedArm, PlantedSuite, spread, write_suite
+
+from moe_emergence.analysis.reading import read_suite
+from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.tables import make_tables
+from moe_emergence.analysis.traces import read_trace, read_traces, trace_steps
+from moe_emergence.config import MoEConfig
+from moe_emergence.errors import AnalysisError
+from moe_emergence.training.trace import METADATA
+
+SHARES = np.stack([spread(4, {0: 0.7}), spread(4, {1: 0.6})])
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    arm = PlantedArm(name="two", moe=MoEConfig(num_experts=4, top_k=2), shares={1: SHARES, 3: SHARES[::-1]})
+    planted = PlantedSuite(arms=(PlantedArm(name="dense"), arm), domains=("code", "prose"), steps=4, looks=(0, 2, 4))
+    return read_suite(write_suite(tmp_path, planted))
+
+
+def test_counts_are_those_of_the_rows(suite: Suite) -> None:
+    run = suite.runs[1]
+    trace = read_trace(run, 4)
+    rows = pq.read_table(run.folder / "traces/step-000004.parquet").to_pylist()
+    assert trace.index.tolist() == list(dict.fromkeys(row["doc"] for row in rows))
+    assert trace.domain.tolist() == [0] * DOCUMENTS + [1] * DOCUMENTS
+    for layer in trace.layers:
+        first = Counter((row["doc"], row[f"e{layer.layer}_0"]) for row in rows)
+        second = Counter((row["doc"], row[f"e{layer.layer}_1"]) for row in rows)
+        for place, document in enumerate(trace.index.tolist()):
+            for expert in range(4):
+                assert layer.first_choice[place, expert] == first[document, expert]
+                assert layer.slots[place, expert] == first[document, expert] + second[document, expert]
+    assert [layer.layer for layer in trace.layers] == [1, 3]
+    assert trace.layers[0].experts.shape == (2 * DOCUMENTS * LENGTH, 2)
+
+
+def test_fresh_gates_are_at_both_ends(suite: Suite) -> None:
+    found = [[layer.fresh is not None for layer in trace.layers] for trace in read_traces(suite.runs[1])]
+    assert found == [[True, True], [False, False], [True, True]]
+    fresh = read_trace(suite.runs[1], 0).layers[1].fresh
+    assert fresh is not None
+    assert fresh.shape == (GATES, 2 * DOCUMENTS, 4)
+
+
+def test_a_dense_run_has_traces_of_losses_alone(suite: Suite) -> None:
+    assert trace_steps(suite.runs[0]) == (0, 2, 4)
+    trace = read_trace(suite.runs[0], 4)
+    assert trace.layers == ()
+    assert len(trace.loss) == 2 * DOCUMENTS * LENGTH
+
+
+def change(suite: Suite, edit: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Rewrite the last trace with changed columns and facts."""
+    path = suite.runs[1].folder / "traces/step-000004.parquet"
+    table = pq.read_table(path)
+    columns = {name: table[name] for name in table.column_names}
+    facts = json.loads(table.schema.metadata[METADATA])
+    edit(columns, facts)
+    changed = type(table).from_pydict(columns).replace_schema_metadata({METADATA: json.dumps(facts)})
+    pq.write_table(changed, path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda columns, facts: facts.update(data_digest="other"),
+            "'data_digest' is 'other', but the run's manifest says",
+        ),
+        (lambda columns, facts: facts.update(layers=[1]), r"'layers' is \[1\], but the run's manifest says \[1, 3\]"),
+        (lambda columns, facts: columns.pop("e3_1"), "no column 'e3_1'; found doc, pos"),
+        (lambda columns, facts: facts.pop("top_k"), "no key 'top_k'"),
+        (
+            lambda columns, facts: columns.update(doc=np.roll(columns["doc"].to_numpy(), 7)),
+            "the rows of a document do not lie together",
+        ),
+    ],
+)
+def test_a_changed_trace_is_refused(suite: Suite, edit: Callable[[Any, Any], None], message: str) -> None:
+    change(suite, edit)
+    with pytest.raises(AnalysisError, match=rf"step-000004\.parquet: {message}"):
+        read_trace(suite.runs[1], 4)
+
+
+def test_missing_and_torn_traces_are_refused_by_name(suite: Suite) -> None:
+    folder = suite.runs[1].folder / "traces"
+    (folder / "step-000002.parquet").write_bytes(b"half")
+    with pytest.raises(AnalysisError, match=r"step-000002\.parquet cannot be read as a routing trace"):
+        make_tables(suite)
+    (folder / "step-000004.parquet").unlink()
+    with pytest.raises(AnalysisError, match=r"step-000004\.parquet cannot be read"):
+        make_tables(suite)
+    (folder / "step-000000.safetensors").unlink()
+    with pytest.raises(AnalysisError, match=r"step-000000\.safetensors cannot be read"):
+        read_trace(suite.runs[1], 0)
+
+
+def test_fresh_gates_of_other_documents_are_refused(suite: Suite) -> None:
+    path = suite.runs[1].folder / "traces/step-000000.safetensors"
+    tensors = load_file(path)
+    save_file(tensors | {"fresh_gates.3": tensors["fresh_gates.3"][:, 1:].copy()}, path)
+    with pytest.raises(AnalysisError, match=r"'fresh_gates.3' must be \[gates, documents, experts\] = \[…, 24, 4\]"):
+        read_trace(suite.runs[1], 0)
