@@ -7,7 +7,7 @@ _NEEDLESS = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<!-
 _GROUP_NAME = re.compile(r'<g id="[^"]*"')  # nothing refers to a group
 _PATH = re.compile(r' d="([^"]*)"')
 _LONG_NUMBER = re.compile(r"scale\([^)]*\)|(\d+\.\d\d)\d+")
-_POINT = re.compile(r"(\d+\.\d)\d+|(\d+)\.0+(?!\d)")
+_POINT = re.compile(r"(\d+)\.0+(?!\d)|(\d+\.\d)\d+")
 _SHIFTED = re.compile(r'(<use href="#\w+") transform="translate\(([\d.]+) 0\)"')
 _GLYPH = re.compile(r'(id="|href="#)([A-Za-z]+(?:-[A-Za-z]+)*-[0-9a-f]+)"')
 _SIZE = re.compile(r'height="([\d.]+)pt" viewBox="0 0 ([\d.]+) [\d.]+"')

@@ -4,7 +4,6 @@ import math
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import unquote
 
 import matplotlib
 import numpy as np
@@ -27,7 +26,6 @@ from moe_emergence.report.estimates import (
 from moe_emergence.report.heatmaps import class_heatmaps, colour_limit, share_heatmaps
 from moe_emergence.report.information_curves import information_curves
 from moe_emergence.report.pictures import keep
-from moe_emergence.report.svg import compact, cropped, data_uri
 from moe_emergence.report.verdicts import final_information
 
 LEGEND = Legend(["dense", "moe", "no_lb", "top2", "moe_blocks"], "dense")
@@ -165,31 +163,6 @@ def test_token_classes_are_rows_with_their_numbers_and_empty_ones_are_left_out(t
     assert np.ravel(image.get_array()).tolist() == pytest.approx(expected)
 
 
-def test_a_compact_svg_is_the_same_picture_in_fewer_bytes(tables: Tables) -> None:
-    svg = (
-        '<?xml version="1.0"?>\n<!DOCTYPE svg PUBLIC "x"\n "y">\n<svg height="306pt" viewBox="0 0 345.6 306" version="1.1">\n'
-        ' <metadata>\n  <a/>\n </metadata>\n <g id="text_1">\n  <!-- 1 -->\n  <g transform="translate(1.23456 2.3) '
-        'scale(0.015625)">\n   <defs>\n    <path id="DejaVuSans-14" d="M 794 531 \nL 18.256 531.000000 \nz\n"/>\n   </defs>'
-        '\n   <use xlink:href="#DejaVuSans-14"/>\n   <use xlink:href="#DejaVuSans-14" transform="translate(63.623047 0)"/>\n'
-        "  </g>\n </g>\n</svg>\n"
-    )
-    small = compact(svg)
-    assert small == (
-        '<svg height="306pt" viewBox="0 0 345.6 306" version="1.1"><g><g transform="translate(1.23 2.3) scale(0.015625)">'
-        '<defs><path id="a0" d="M794 531L18.2 531z"/></defs><use href="#a0"/><use href="#a0" x="63.62"/></g></g></svg>'
-    )
-    assert cropped(small, 36.0).startswith('<svg height="270.00pt" viewBox="0 36.00 345.6 270.00"')
-    with pytest.raises(ValueError, match="no height and viewBox"):
-        cropped("<svg>", 1.0)
-
-
-def test_a_data_uri_holds_the_svg_and_nothing_that_could_end_an_attribute() -> None:
-    svg = '<svg a="1">\'&#%é</svg>'
-    uri = data_uri(svg)
-    assert unquote(uri.removeprefix("data:image/svg+xml,")) == svg
-    assert not set("<>\"'&#") & set(uri)
-
-
 def test_load_lines_are_the_loads_and_coloured_by_what_became_of_them(tables: Tables) -> None:
     points = rows_of(tables.load_over_steps, "no_lb")
     figure = load_curves(points, rows_of(tables.routing, "no_lb"), top=1.0)
@@ -251,9 +224,12 @@ def test_any_number_of_domains_experts_slots_and_layers(
     names = tuple(f"domain {number}" for number in range(domains))
     suite = read_suite(write_suite(tmp_path, PlantedSuite(arms=(arm,), domains=names, steps=3, looks=(0, 3))))
     for drawing in drawings(suite, planted_tables(suite)):
-        picture = keep(drawing, tmp_path / "figures")
-        assert picture.source.startswith("data:image/svg+xml,%3Csvg ")
-        assert (tmp_path / f"figures/{drawing.name}.png").read_bytes().startswith(b"\x89PNG")
+        if drawing.section in ("routing", "loss"):
+            assert drawing.make().axes
+        else:
+            picture = keep(drawing, tmp_path / "figures")
+            assert picture.source.startswith("data:image/svg+xml,%3Csvg ")
+            assert (tmp_path / f"figures/{drawing.name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_hostile_names_make_whole_svg_files_that_hold_no_script(tmp_path: Path) -> None:

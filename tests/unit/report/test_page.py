@@ -1,19 +1,22 @@
 """The page of small suites of every kind; what a browser makes of it is in tests/browser."""
 
 import re
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from planted_measures import planted_tables
 from synthetic_suite import PlantedSuite, quickstart_like, write_suite
 
 import moe_emergence.report
 from moe_emergence.analysis.reading import read_suite
-from moe_emergence.analysis.tables import make_tables
+from moe_emergence.analysis.tables import Tables
 from moe_emergence.errors import AnalysisError
-from moe_emergence.report.answer import NO_CLAIM
-from moe_emergence.report.page import write_report
+from moe_emergence.report.page import report_of, write_report
 
 SMALL = {"steps": 4, "looks": (0, 4)}
+SHARES = {("moe", 42, 3): 0.084}
+CAUTION = "A heatmap alone proves nothing"
 
 
 def small(*arms: int, **changes: object) -> PlantedSuite:
@@ -22,7 +25,8 @@ def small(*arms: int, **changes: object) -> PlantedSuite:
 
 
 def page_of(folder: Path, planted: PlantedSuite) -> str:
-    path = write_report(write_suite(folder, planted))
+    suite = read_suite(write_suite(folder, planted))
+    path = write_report(suite, planted_tables(suite, SHARES))
     assert path == folder / "report.html"
     return path.read_text("utf-8")
 
@@ -36,12 +40,12 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_is_beside_the_page(pair: Path) -> None:
     figures = {path.name for path in (pair / "figures").iterdir()}
-    names = ["heatmap-no_lb", "load-no_lb", "entropy-per-token", "entropy-of-load", "loss", "loss-domains"]
+    names = [
+        "specialisation", "information", "heatmap-no_lb", "token-classes-no_lb", "load-no_lb", "entropy-per-token",
+        "entropy-of-load", "loss-differences", "loss", "loss-domains",
+    ]  # fmt: skip
     assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
-    assert {path.name for path in (pair / "tables").iterdir()} == {
-        "arms.csv", "runs.csv", "routing.csv", "shares.csv", "loss_over_steps.csv", "entropy_over_steps.csv",
-        "load_over_steps.csv", "receipts.csv", "sources.csv", "format_audit.csv", "costs.csv",
-    }  # fmt: skip
+    assert {path.stem for path in (pair / "tables").iterdir()} == {field.name for field in fields(Tables)}
 
 
 def test_the_page_says_first_that_it_is_too_short(pair: Path) -> None:
@@ -50,8 +54,22 @@ def test_the_page_says_first_that_it_is_too_short(pair: Path) -> None:
     assert page.index("Too short for conclusions") < page.index("What came out")
 
 
-def test_the_page_claims_no_specialisation(pair: Path) -> None:
-    assert NO_CLAIM in (pair / "report.html").read_text("utf-8")
+def test_the_key_picture_stands_first_and_a_caution_stands_by_the_heatmaps(pair: Path) -> None:
+    page = (pair / "report.html").read_text("utf-8")
+    figures = re.findall(r'<figure id="([^"]+)"', page)
+    assert figures[0] == "specialisation"
+    assert page.index(CAUTION) < page.index('id="heatmap-no_lb"')
+    assert 'href="#specialisation"' in page
+
+
+def test_a_passage_of_each_domain_is_coloured(pair: Path) -> None:
+    page = (pair / "report.html").read_text("utf-8")
+    for domain in ("code", "math", "prose"):
+        assert f"{domain}: first choice in layer 3 of no_lb" in page
+    assert "<details><summary>no_lb, layer 2</summary>" in page
+    assert re.search(r'<span class="x5"[^>]*data-note="expert \d, entropy', page.split("no_lb, layer 2</summary>")[1])
+    assert "class: keyword" in page
+    assert ".x7 { background:" in page
 
 
 def test_the_page_holds_all_it_needs_and_no_script(pair: Path) -> None:
@@ -59,7 +77,7 @@ def test_the_page_holds_all_it_needs_and_no_script(pair: Path) -> None:
     assert "<script" not in page
     assert "default-src &#39;none&#39;" in page
     assert set(re.findall(r'(?:src|href)="([a-z]+:)', page)) == {"data:"}
-    assert len(re.findall(r'<img src="data:image/svg', page)) == 6
+    assert len(re.findall(r'<img src="data:image/svg', page)) == 10
 
 
 def test_how_it_was_made_is_on_the_page(pair: Path) -> None:
@@ -79,7 +97,8 @@ def test_how_it_was_made_is_on_the_page(pair: Path) -> None:
 
 def test_a_report_written_again_is_the_same(pair: Path) -> None:
     before = (pair / "report.html").read_bytes()
-    assert write_report(pair).read_bytes() == before
+    suite = read_suite(pair)
+    assert write_report(suite, planted_tables(suite, SHARES)).read_bytes() == before
 
 
 def test_dense_alone(tmp_path: Path) -> None:
@@ -87,12 +106,15 @@ def test_dense_alone(tmp_path: Path) -> None:
     assert "dense 3.620" in page
     assert "Which domain goes to which expert" not in page
     assert "Upcycling receipts" not in page
-    assert NO_CLAIM not in page
+    assert CAUTION not in page
+    assert "Did experts specialise?" not in page
+    assert "What went where" not in page
 
 
 def test_one_arm_with_experts_alone(tmp_path: Path) -> None:
     page = page_of(tmp_path, small(1))
     assert "Which domain goes to which expert" in page
+    assert "learned specialisation in layer 3" in page.split("<main>")[0]
     assert "against dense" not in page.split("<main>")[0]
     assert "minus dense" not in page
 
@@ -101,7 +123,7 @@ def test_a_run_forked_without_a_receipt(tmp_path: Path) -> None:
     folder = write_suite(tmp_path, small(1))
     manifest = folder / "moe/seed-42/manifest.json"
     manifest.write_text(re.sub(r'"receipt": \{[^}]*\}', '"receipt": null', manifest.read_text("utf-8")), "utf-8")
-    tables = make_tables(read_suite(folder))
+    tables = planted_tables(read_suite(folder))
     assert tables.receipts == ()
     assert (tables.runs[0].parameters_total, tables.runs[0].parameters_active) == (3_145_728, None)
 
@@ -111,22 +133,56 @@ def test_nothing_finished(tmp_path: Path) -> None:
     for arm in ("dense", "moe"):
         path = folder / arm / "seed-42/metrics.jsonl"
         path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[:3]), "utf-8")
-    page = write_report(folder).read_text("utf-8")
+    page = report_of(folder).read_text("utf-8")
     for arm in ("dense", "moe"):
         assert f"{arm}, seed 42: unfinished: recorded up to step 1 of 4." in page
-    assert "LM loss over training" not in page
+    assert 'id="loss"' not in page
+
+
+def test_the_measures_of_the_records_themselves_make_a_page(tmp_path: Path) -> None:
+    page = report_of(write_suite(tmp_path, small(0, 1))).read_text("utf-8")
+    assert "moe: learned specialisation in layers 2 and 3." in page
+    assert "LM loss against dense" in page
+
+
+def test_of_several_seeds_long_tables_and_passages_show_the_first_and_say_so(tmp_path: Path) -> None:
+    page = page_of(tmp_path, small(1, seeds=(42, 43)))
+    for name in ("shares", "token_classes"):
+        assert f'seed 42; every seed in <a href="tables/{name}.csv">' in page
+    assert "Seed 42 only." in page
+    rows = re.search(r'<table data-table="shares">.*?</table>', page, re.DOTALL)
+    assert rows is not None
+    assert rows[0].count("<tr>") == 1 + 2 * 3 * 8
+
+
+def test_of_domain_information_the_page_shows_the_last_step(tmp_path: Path) -> None:
+    page = page_of(tmp_path, small(1))
+    rows = re.search(r'<table data-table="information">.*?</table>', page, re.DOTALL)
+    assert rows is not None
+    assert rows[0].count("<tr>") == 1 + 2
+    assert "the last step; every trace in" in page
+
+
+def test_without_measures_the_page_says_so_and_stands(tmp_path: Path) -> None:
+    suite = read_suite(write_suite(tmp_path, small(1)))
+    empty = ("verdicts", "information", "information_differences", "shares", "first_choice_shares", "token_classes",
+             "class_information", "arm_losses", "loss_differences")  # fmt: skip
+    page = write_report(suite, replace(planted_tables(suite), **dict.fromkeys(empty, ()))).read_text("utf-8")
+    assert "Not measured" in page
+    assert "Balance and confidence" in page
+    assert "class: " not in page
 
 
 def test_no_suite_there(tmp_path: Path) -> None:
     with pytest.raises(AnalysisError, match=r"cannot read .*suite\.json: No such file"):
-        write_report(tmp_path)
+        report_of(tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     folder = write_suite(tmp_path, small(0))
     (folder / "tables").write_text("in the way")
     with pytest.raises(AnalysisError, match=r"cannot write .*tables/arms\.csv"):
-        write_report(folder)
+        report_of(folder)
 
 
 def test_no_template_switches_escaping_off() -> None:
