@@ -36,7 +36,9 @@ class InformationRow:
         maximum: H(D).
         plug_in: of the counts as they are; biased upwards.
         null_mean, null_low, null_high: the same with document labels permuted: mean and central 95 %.
-        estimate: plug_in − null_mean; low, high: its 95 % interval over documents.
+        estimate: plug_in − null_mean; low by about I·(D − 1)/documents, since permuting mixes the domains.
+        corrected: the plug-in less its bias by the bootstrap; low, high: 95 % interval of the true I over documents, which
+            belongs to this value.
         estimate_share, low_share, high_share: the same ÷ H(D).
         p_permutation: how often permuted labels show as much.
         fresh_mean, fresh_low, fresh_high: plug-in of fresh gates on the same hidden states, mean and central 95 %
@@ -57,6 +59,7 @@ class InformationRow:
     null_low: float
     null_high: float
     estimate: float
+    corrected: float
     low: float
     high: float
     estimate_share: float
@@ -155,6 +158,7 @@ def _information_row(run: Run, trace: Trace, layer: LayerTrace, counted: Counted
         null_low=measured.null_low,
         null_high=measured.null_high,
         estimate=measured.estimate,
+        corrected=measured.corrected,
         low=measured.interval.low,
         high=measured.interval.high,
         estimate_share=measured.estimate / measured.maximum,

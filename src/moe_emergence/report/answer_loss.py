@@ -60,7 +60,7 @@ def _shown(row: LossDifferenceRow) -> str:
 
 
 def _seeds(row: ArmLossRow) -> str:
-    return f" (mean of {row.seeds}{GAP}seeds)" if row.seeds > 1 else ""
+    return f", mean of {row.seeds}{GAP}seeds" if row.seeds > 1 else ""
 
 
 def loss_difference_finding(rows: Sequence[LossDifferenceRow]) -> str:

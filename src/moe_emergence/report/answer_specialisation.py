@@ -5,18 +5,25 @@ from collections.abc import Iterator, Sequence
 from moe_emergence.analysis.comparisons import InformationDifferenceRow
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, InformationRow
 from moe_emergence.analysis.tables import Tables
+from moe_emergence.analysis.token_rows import ClassInformationRow
 from moe_emergence.report.numbers import (
     GAP,
     interval,
     listed,
     loss,
-    p_value,
-    percent,
-    percent_interval,
     percent_range,
     points_interval,
+    span,
 )
-from moe_emergence.report.verdicts import arms_of, final_information, fresh_range, null_range, verdict_phrase
+from moe_emergence.report.verdicts import (
+    arms_of,
+    corrected_share,
+    final_information,
+    fresh_range,
+    null_range,
+    share_with_interval,
+    verdict_phrase,
+)
 
 
 def specialisation_sentences(tables: Tables) -> Iterator[str]:
@@ -50,17 +57,16 @@ def _numbers(rows: Sequence[InformationRow]) -> str:
     gates = f"untrained gates on the same hidden states reach {_union(fresh)}" if fresh else ""
     permuted = f"documents with permuted domains {_union([null_range(row) for row in rows])}"
     nulls = f"{gates}, {permuted}" if gates else f"{permuted} are reached by chance"
-    return (
-        f"A token's expert tells {told} of all there is to know of its domain ({loss(rows[0].maximum)} bits); {nulls}."
-    )
+    whole = f"all there is to know of its domain (H(D) = {loss(rows[0].maximum)} bits)"
+    return f"A token's expert tells {told} of {whole}; {nulls}."
 
 
 def _layer(rows: Sequence[InformationRow]) -> str:
-    """`8.4 % [7.8, 9.0] in layer 3`, or the range over seeds with the outermost ends of their intervals."""
+    """`8.4 % [7.8, 9.0] in layer 3 (0.133 bits)`, or the range over seeds with the ends of their intervals."""
     first = rows[0]
     if len(rows) == 1:
-        return f"{percent_interval(first.estimate_share, first.low_share, first.high_share)} in layer {first.layer}"
-    shares = percent_range(min(row.estimate_share for row in rows), max(row.estimate_share for row in rows))
+        return f"{share_with_interval(first)} in layer {first.layer} ({loss(first.corrected)} bits)"
+    shares = percent_range(min(map(corrected_share, rows)), max(map(corrected_share, rows)))
     ends = percent_range(min(row.low_share for row in rows), max(row.high_share for row in rows))
     return f"{shares} (intervals within {ends}) in layer {first.layer} over {len(rows)}{GAP}seeds"
 
@@ -70,11 +76,10 @@ def _union(ranges: Sequence[tuple[float, float]]) -> str:
 
 
 def _strongest(rows: Sequence[InformationRow]) -> str:
-    top = max(rows, key=lambda row: row.estimate_share)
+    top = max(rows, key=corrected_share)
     several = len({row.seed for row in rows}) > 1
-    share = percent_interval(top.estimate_share, top.low_share, top.high_share)
     where = f"layer {top.layer}{f' of seed {top.seed}' if several else ''}"
-    return f"{'at most ' if len(rows) > 1 else ''}{share}, in {where}"
+    return f"{'at most ' if len(rows) > 1 else ''}{share_with_interval(top)}, in {where}"
 
 
 def _difference_sentence(rows: Sequence[InformationDifferenceRow]) -> str:
@@ -94,20 +99,33 @@ def _difference_sentence(rows: Sequence[InformationDifferenceRow]) -> str:
 
 
 def _classes(tables: Tables, arm: str) -> Iterator[str]:
-    """How far this arm's experts tell the classes of code tokens, where it is most."""
+    """How far this arm's experts tell the classes of code tokens, in the layer where it is most, over its seeds.
+
+    The layer is the best of several, so its p-values are multiplied by how many there are.
+    """
     rows = [row for row in tables.class_information if row.arm == arm and row.counted == FIRST_CHOICE]
-    if not rows:
-        return
-    top = max(rows, key=lambda row: row.estimate)
-    several = len({row.seed for row in rows}) > 1
-    where = f"layer {top.layer}{f' of seed {top.seed}' if several else ''}"
-    bits = interval(top.estimate, top.low, top.high)
-    if top.p >= ALPHA:
-        yield f"Within {top.domain}, {arm}'s experts do not tell a token's class beyond chance (at most {bits} bits)."
-        return
-    p = f"= {p_value(top.p)}" if top.p >= 0.001 else p_value(top.p)
-    share = f", {percent(top.estimate / top.maximum)} of all there is to know" if top.maximum else ""
-    yield (
-        f"Within {top.domain}, {arm}'s experts tell at most {bits} bits of a token's class (keyword, identifier, "
-        f"operator, …){share}, in {where}: more than chance (p {p})."
+    for domain in dict.fromkeys(row.domain for row in rows):
+        layers: dict[int, list[ClassInformationRow]] = {}
+        for row in rows:
+            if row.domain == domain:
+                layers.setdefault(row.layer, []).append(row)
+        best = max(layers.values(), key=lambda mine: sum(row.estimate for row in mine))
+        yield _class_sentence(arm, best, sum(row.p * len(layers) < ALPHA for row in best))
+
+
+def _class_sentence(arm: str, rows: Sequence[ClassInformationRow], beyond_chance: int) -> str:
+    first, seeds = rows[0], len(rows)
+    if seeds == 1:
+        bits = f"{interval(first.estimate, first.low, first.high)} bits"
+    else:
+        bits = f"{span([row.estimate for row in rows], loss)} bits over {seeds}{GAP}seeds"
+    if not beyond_chance:
+        return f"Within {first.domain}, {arm}'s experts do not tell a token's class beyond chance (at most {bits})."
+    shares = [row.estimate / row.maximum for row in rows if row.maximum]
+    share = f", {percent_range(min(shares), max(shares))} of all there is to know" if shares else ""
+    often = f" in {beyond_chance} of {seeds}{GAP}seeds" if seeds > 1 else ""
+    return (
+        f"Within {first.domain}, {arm}'s experts tell {bits} of a token's class (keyword, identifier, operator, …)"
+        f"{share}, in layer {first.layer}: more than chance{often} (p < {ALPHA}, adjusted for layers). "
+        "How much untrained gates would tell was not measured."
     )

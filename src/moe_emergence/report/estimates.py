@@ -14,7 +14,7 @@ from moe_emergence.analysis.specialisation import InformationRow, VerdictRow
 from moe_emergence.report.curves import Legend
 from moe_emergence.report.numbers import GAP
 from moe_emergence.report.style import label, new_figure
-from moe_emergence.report.verdicts import fresh_range, is_learned, null_range
+from moe_emergence.report.verdicts import corrected_share, fresh_range, is_learned, null_range
 
 FRESH_LAST, FRESH_FIRST, PERMUTED = "#9a9a9a", "#d9d9d9", "#222222"
 ROW, PANEL = 0.23, 0.42
@@ -37,7 +37,7 @@ class Mark:
 def specialisation_marks(
     last: Sequence[InformationRow], first: Sequence[InformationRow], verdicts: Sequence[VerdictRow], legend: Legend
 ) -> Figure:
-    """One panel a layer, one row an arm and seed: I(E;D) − null mean as a share of H(D), beside both nulls.
+    """One panel a layer, one row an arm and seed: I(E;D) as a share of H(D) beside both nulls, where 0 is chance.
 
     Args:
         last, first: rows of each run's last and first trace, whose fresh gates are drawn; filled marks beat both nulls.
@@ -56,7 +56,7 @@ def specialisation_marks(
             _bar(axis, place, null_range(row), 0.24, PERMUTED)
             axis.set_title(f"layer {layer}")
         _draw(axis, [_specialisation_mark(row, learned, legend, seeds) for row in rows])
-    axes[-1].set_xlabel("domain information beyond permuted documents, % of H(D)")
+    axes[-1].set_xlabel("domain information beyond chance, % of H(D)")
     axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=f"{GAP}%"))
     _specialisation_legend(figure, begun)
     return figure
@@ -71,7 +71,7 @@ def _specialisation_mark(
 ) -> Mark:
     return Mark(
         text=f"{label(row.arm, 14)}{f' · {row.seed}' if seeds > 1 else ''}",
-        value=row.estimate_share,
+        value=corrected_share(row),
         low=row.low_share,
         high=row.high_share,
         colour=legend.styles()[row.arm]["color"],

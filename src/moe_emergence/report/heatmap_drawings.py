@@ -65,7 +65,7 @@ def class_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         ]
         numbers = "Numbers: %. " if len({row.expert for row in mine}) <= CELL_TEXT_EXPERTS else ""
         documents = f"n = {plural(measured[0].documents, 'document')}; " if measured else "n = "
-        of_seed = f"Seed {seed}; the other seeds are in the table. " if len(suite.seeds) > 1 else ""
+        of_seed = f"Seed {seed}; the other seeds are in its table, as CSV. " if len(suite.seeds) > 1 else ""
         yield Drawing(
             name=f"token-classes-{arm}",
             section="classes",

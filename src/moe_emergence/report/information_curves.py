@@ -9,13 +9,13 @@ from matplotlib.ticker import PercentFormatter
 from moe_emergence.analysis.specialisation import InformationRow
 from moe_emergence.report.curves import Legend, add_legend, draw_arms, lines_of, stacked_panels
 from moe_emergence.report.numbers import GAP
-from moe_emergence.report.verdicts import fresh_range, null_range
+from moe_emergence.report.verdicts import corrected_share, fresh_range, null_range
 
 PERMUTED = "#bdbdbd"
 
 
 def information_curves(rows: Sequence[InformationRow], legend: Legend) -> Figure:
-    """One panel a layer, one line an arm (thin: each seed): I(E;D) − null mean as a share of H(D), over steps.
+    """One panel a layer, one line an arm (thin: each seed): I(E;D) as a share of H(D), over steps.
 
     The grey band around 0 holds the permutation null of every arm and seed; bars beside the first and last step the
     fresh gates, as far as those of any seed reach.
@@ -25,7 +25,7 @@ def information_curves(rows: Sequence[InformationRow], legend: Legend) -> Figure
     for axis, layer in zip(axes, layers, strict=True):
         mine = [row for row in rows if row.layer == layer]
         _permutation_band(axis, mine)
-        draw_arms(axis, lines_of(mine, lambda row: row.estimate_share), legend.styles(), marker="o")
+        draw_arms(axis, lines_of(mine, corrected_share), legend.styles(), marker="o")
         _fresh_bars(axis, mine, legend)
         axis.set_title(f"layer {layer}")
         axis.set_ylabel("% of H(D)")

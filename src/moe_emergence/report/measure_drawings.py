@@ -32,10 +32,7 @@ def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     rows = [row for row in tables.information if row.counted == FIRST_CHOICE]
     begun = min(row.step for row in rows)
     sample = f"n = {plural(last[0].documents, 'document')}, {count(last[0].tokens)} tokens"
-    scale = (
-        f"100{GAP}%: the expert tells the domain for certain. From all of it the mean over permuted documents is "
-        "taken off, so that chance is 0"
-    )
+    scale = f"100{GAP}%: the expert tells the domain for certain; 0: no more than few documents show by chance"
     yield Drawing(
         name="specialisation",
         section="specialisation",

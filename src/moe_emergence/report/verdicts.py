@@ -48,8 +48,18 @@ def final_information(tables: Tables, arm: str | None = None) -> list[Informatio
     return [row for row in rows if row.step == last[row.arm, row.seed]]
 
 
+def corrected_share(row: InformationRow) -> float:
+    """I(E;D) freed of the bias of few documents, ÷ H(D): the value that the interval belongs to."""
+    return row.corrected / row.maximum if row.maximum else 0.0
+
+
+def share_with_interval(row: InformationRow) -> str:
+    """`8.4 % [7.8, 9.0]` of H(D)."""
+    return percent_interval(corrected_share(row), row.low_share, row.high_share)
+
+
 def fresh_range(row: InformationRow) -> tuple[float, float] | None:
-    """What fresh gates show, minus the permutation null's mean, ÷ H(D): on the scale of `estimate_share`."""
+    """What fresh gates show, minus the permutation null's mean, ÷ H(D): where chance is 0, as for `corrected_share`."""
     if row.fresh_low is None or row.fresh_high is None or row.maximum == 0:
         return None
     return (row.fresh_low - row.null_mean) / row.maximum, (row.fresh_high - row.null_mean) / row.maximum
@@ -85,7 +95,7 @@ def _where(arm: str, verdicts: Sequence[VerdictRow]) -> str:
 
 def information_finding(tables: Tables) -> str:
     """The arm, layer and seed that ends with the most domain information, and where it began."""
-    top = max(final_information(tables), key=lambda row: row.estimate_share)
+    top = max(final_information(tables), key=corrected_share)
     mine = [
         row
         for row in tables.information
@@ -93,9 +103,11 @@ def information_finding(tables: Tables) -> str:
     ]
     first = min(mine, key=lambda row: row.step)
     seed = f", seed {top.seed}" if len({row.seed for row in tables.information}) > 1 else ""
-    share = percent_interval(top.estimate_share, top.low_share, top.high_share)
-    before = percent_interval(first.estimate_share, first.low_share, first.high_share)
-    return f"Most domain information at the end: {top.arm}, layer {top.layer}{seed}: {share} of H(D), from {before}"
+    before = share_with_interval(first)
+    return (
+        f"Most domain information at the end: {top.arm}, layer {top.layer}{seed}: {share_with_interval(top)} of H(D), "
+        f"from {before}"
+    )
 
 
 def information_difference_finding(rows: Sequence[InformationDifferenceRow]) -> str:

@@ -1,8 +1,10 @@
 """The page of small suites of every kind; what a browser makes of it is in tests/browser."""
 
 import re
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from planted_measures import planted_tables
@@ -12,7 +14,9 @@ import moe_emergence.report
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.errors import AnalysisError
+from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.page import report_of, write_report
+from moe_emergence.report.pictures import Picture
 
 SMALL = {"steps": 4, "looks": (0, 4)}
 SHARES = {("moe", 42, 3): 0.084}
@@ -24,17 +28,34 @@ def small(*arms: int, **changes: object) -> PlantedSuite:
     return quickstart_like(arms=tuple(planted.arms[n] for n in arms), **SMALL | changes)
 
 
-def page_of(folder: Path, planted: PlantedSuite) -> str:
+def page_of(folder: Path, planted: PlantedSuite, *, drawn: bool = False) -> str:
+    """The page with planted measures; its figures, which take seconds, only where they are asked for."""
     suite = read_suite(write_suite(folder, planted))
-    path = write_report(suite, planted_tables(suite, SHARES))
+    with nullcontext() if drawn else undrawn():
+        path = write_report(suite, planted_tables(suite, SHARES))
     assert path == folder / "report.html"
     return path.read_text("utf-8")
+
+
+def undrawn():
+    return patch("moe_emergence.report.page.keep", _without_a_picture)
+
+
+def _without_a_picture(drawing: Drawing, folder: Path) -> Picture:
+    return Picture(
+        name=drawing.name,
+        section=drawing.section,
+        title=drawing.title,
+        reading=drawing.reading,
+        source="data:,",
+        width=9,
+    )
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
-    page_of(folder, small(0, 2, conclusive=False, note="cut to 4 steps by --fast"))
+    page_of(folder, small(0, 2, conclusive=False, note="cut to 4 steps by --fast"), drawn=True)
     return folder
 
 
@@ -133,14 +154,16 @@ def test_nothing_finished(tmp_path: Path) -> None:
     for arm in ("dense", "moe"):
         path = folder / arm / "seed-42/metrics.jsonl"
         path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[:3]), "utf-8")
-    page = report_of(folder).read_text("utf-8")
+    with undrawn():
+        page = report_of(folder).read_text("utf-8")
     for arm in ("dense", "moe"):
         assert f"{arm}, seed 42: unfinished: recorded up to step 1 of 4." in page
     assert 'id="loss"' not in page
 
 
 def test_the_measures_of_the_records_themselves_make_a_page(tmp_path: Path) -> None:
-    page = report_of(write_suite(tmp_path, small(0, 1))).read_text("utf-8")
+    with undrawn():
+        page = report_of(write_suite(tmp_path, small(0, 1))).read_text("utf-8")
     assert "moe: learned specialisation in layers 2 and 3." in page
     assert "LM loss against dense" in page
 
@@ -155,6 +178,12 @@ def test_of_several_seeds_long_tables_and_passages_show_the_first_and_say_so(tmp
     assert rows[0].count("<tr>") == 1 + 2 * 3 * 8
 
 
+def test_a_long_table_of_verdicts_is_folded_and_a_short_one_is_not(tmp_path: Path) -> None:
+    folded = re.compile(r"<details><summary>Verdicts")
+    assert not folded.search(page_of(tmp_path / "short", small(1, 2)))
+    assert folded.search(page_of(tmp_path / "long", small(1, 2, 3, 4, seeds=(42, 43))))
+
+
 def test_of_domain_information_the_page_shows_the_last_step(tmp_path: Path) -> None:
     page = page_of(tmp_path, small(1))
     rows = re.search(r'<table data-table="information">.*?</table>', page, re.DOTALL)
@@ -167,7 +196,8 @@ def test_without_measures_the_page_says_so_and_stands(tmp_path: Path) -> None:
     suite = read_suite(write_suite(tmp_path, small(1)))
     empty = ("verdicts", "information", "information_differences", "shares", "first_choice_shares", "token_classes",
              "class_information", "arm_losses", "loss_differences")  # fmt: skip
-    page = write_report(suite, replace(planted_tables(suite), **dict.fromkeys(empty, ()))).read_text("utf-8")
+    with undrawn():
+        page = write_report(suite, replace(planted_tables(suite), **dict.fromkeys(empty, ()))).read_text("utf-8")
     assert "Not measured" in page
     assert "Balance and confidence" in page
     assert "class: " not in page
@@ -181,7 +211,7 @@ def test_no_suite_there(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     folder = write_suite(tmp_path, small(0))
     (folder / "tables").write_text("in the way")
-    with pytest.raises(AnalysisError, match=r"cannot write .*tables/arms\.csv"):
+    with pytest.raises(AnalysisError, match=r"cannot write .*tables/verdicts\.csv"):
         report_of(folder)
 
 

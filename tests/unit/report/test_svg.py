@@ -37,8 +37,8 @@ z
 def test_blanks_comments_metadata_and_long_numbers_are_left_out() -> None:
     assert compact(WRITTEN) == (
         '<svg height="306pt" viewBox="0 0 345.6 306" version="1.1"><g><g transform="translate(1.23 2.3) '
-        'scale(0.015625)"><defs><path id="a0" d="M794 531L18.2 531z"/></defs><use href="#a0"/><use href="#a0" x="63.62"/>'
-        "</g></g></svg>"
+        'scale(0.015625)"><defs><path id="a0" d="M794 531L18.2 531z"/></defs><use href="#a0"/>'
+        '<use href="#a0" x="63.62"/></g></g></svg>'
     )
 
 
