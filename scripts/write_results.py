@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--readme", type=Path)
     given = parser.parse_args()
     suite = read_suite(given.runs)
+    if not suite.runs:
+        raise SystemExit(f"{given.runs}: no run has a result yet")
     tables = make_tables(suite)
     drawn = drawings(suite, tables)
     folder = given.page.parent / given.page.stem
@@ -70,8 +72,11 @@ def page(suite: Suite, tables: Tables, drawn: list[Drawing], folder: str) -> Ite
 def readme_part(suite: Suite, tables: Tables, drawn: list[Drawing], folder: Path) -> Iterator[str]:
     """What came out in a few lines, with two pictures."""
     yield BEGIN
-    for answer in answers(suite, tables)[:3]:
-        yield f"- **{answer.heading}.** {plain(answer.sentences[0])}"
+    if (warning := too_short(suite)) is not None:
+        yield f"**{warning}**\n"
+    box = answers(suite, tables)
+    yield from (f"- **{answer.heading}.** {plain(answer.sentences[0])}" for answer in box[:3])
+    yield from (f"- **{answer.heading}.** {plain(' '.join(answer.sentences))}" for answer in box if answer.alert)
     yield ""
     for drawing in drawn:
         if drawing.name in README_FIGURES:

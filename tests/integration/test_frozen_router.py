@@ -1,4 +1,4 @@
-"""A router that is never trained, from training to page: it separates domains, and the page must not call that learned."""
+"""A router that is never trained, from training to page: it separates domains, and the page calls that not learned."""
 
 from collections.abc import Callable
 from pathlib import Path

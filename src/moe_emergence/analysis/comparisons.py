@@ -3,12 +3,12 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe_emergence.analysis.information import (
-    domain_information,
     domain_losses,
     information_difference,
     loss_difference,
@@ -16,7 +16,8 @@ from moe_emergence.analysis.information import (
 from moe_emergence.analysis.records import Evaluation, Floats, Run, Suite
 from moe_emergence.analysis.specialisation import measurable
 from moe_emergence.analysis.statistics import Difference, holm
-from moe_emergence.analysis.traces import Trace
+from moe_emergence.analysis.traces import Trace, read_trace
+from moe_emergence.errors import AnalysisError
 
 LastTraces = Mapping[tuple[str, int], Trace]
 """(arm, seed) to the run's trace at its last step."""
@@ -29,6 +30,7 @@ class LossDifferenceRow:
     Attributes:
         domain: None is the macro mean, in which each domain weighs the same.
         seeds: how many both arms have; the difference is their mean.
+        step, against_step: the last steps of the two; different where a run ended early.
         low, high: 95 % interval over documents, seeds fixed.
         seed_low, seed_high: smallest and largest difference of a seed.
         p, p_holm: two-sided; Holm over the domains of the same two arms (the macro mean is one question of its own).
@@ -39,6 +41,8 @@ class LossDifferenceRow:
     against: str
     domain: str | None
     seeds: int
+    step: int
+    against_step: int
     documents: int
     difference: float
     low: float
@@ -51,7 +55,8 @@ class LossDifferenceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class InformationDifferenceRow:
-    """I(E;D) of the first choice at the last step, `arm` minus `against`, bits; the rest as in `LossDifferenceRow`.
+    """I(E;D) of the first choice at the last step, `arm` minus `against`, bits, corrected for bias; the rest as in
+    `LossDifferenceRow`.
 
     Attributes:
         share, low_share, high_share: difference and interval ÷ H(D).
@@ -62,8 +67,37 @@ class InformationDifferenceRow:
     against: str
     layer: int
     seeds: int
+    step: int
+    against_step: int
     documents: int
     difference: float
+    low: float
+    high: float
+    share: float
+    low_share: float
+    high_share: float
+    seed_low: float
+    seed_high: float
+    p: float
+    p_holm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class InformationChangeRow:
+    """I(E;D) of the first choice at an arm's last step minus that of its own gates at step 0, bits, corrected for bias.
+
+    Attributes:
+        seeds: the change is their mean; seed_low, seed_high: smallest and largest of a seed.
+        change, low, high: with its 95 % interval over documents; share, low_share, high_share: the same ÷ H(D).
+        p, p_holm: two-sided; Holm over the arm's layers.
+    """
+
+    arm: str
+    layer: int
+    seeds: int
+    step: int
+    documents: int
+    change: float
     low: float
     high: float
     share: float
@@ -106,6 +140,11 @@ def information_difference_rows(suite: Suite, last: LastTraces) -> tuple[Informa
     )
 
 
+def information_change_rows(suite: Suite, last: LastTraces) -> tuple[InformationChangeRow, ...]:
+    """Every arm with experts against its own beginning."""
+    return tuple(row for arm in suite.arms for row in _information_changes(suite.runs_of(arm.name), suite, last))
+
+
 def compared_arms(suite: Suite) -> Iterator[tuple[str, str]]:
     """(arm, what it is compared with): the dense arm first, then its own baseline."""
     there = {run.arm for run in suite.runs}
@@ -144,10 +183,23 @@ def _documents(look: Evaluation) -> _Documents:
     )
 
 
+def _refuse_other_documents(runs: Sequence[Run], looks: Sequence[_Documents]) -> None:
+    """Pairing is by document: every run must have been tested on the same ones."""
+    for run, look in zip(runs, looks, strict=True):
+        same = np.array_equal(look.index, looks[0].index) and np.array_equal(look.tokens, looks[0].tokens)
+        if not same:
+            raise AnalysisError(
+                f"{run.folder} was tested on other documents than {runs[0].folder} ({len(look.index)} and "
+                f"{len(looks[0].index)}, or other tokens of them): runs are compared on the same test blocks only; "
+                "give them the same data.test_blocks"
+            )
+
+
 def _arm_loss_rows(suite: Suite, runs: Sequence[Run]) -> Iterator[ArmLossRow]:
     looks = [_documents(run.last_test) for run in runs]
     if not looks or looks[0].sizes.min() < 2:
         return
+    _refuse_other_documents(runs, looks)
     first, losses = looks[0], np.stack([look.loss for look in looks])
     found = domain_losses(losses, first.tokens, first.domain)
     for domain, size, value in zip(
@@ -169,6 +221,7 @@ def _loss_differences(suite: Suite, arm: str, against: str) -> Iterator[LossDiff
     looks = [(_documents(run.last_test), _documents(other.last_test)) for run, other in pairs]
     if not looks or looks[0][0].sizes.min() < 2:
         return
+    _refuse_other_documents([run for pair in pairs for run in pair], [look for pair in looks for look in pair])
     first = looks[0][0]
     ours, theirs = (np.stack([look[side].loss for look in looks]) for side in (0, 1))
     found = loss_difference(ours, theirs, first.tokens, first.domain)
@@ -187,6 +240,8 @@ def _loss_differences(suite: Suite, arm: str, against: str) -> Iterator[LossDiff
             against=against,
             domain=domain,
             seeds=len(pairs),
+            step=max(run.last_step for run, _ in pairs),
+            against_step=max(other.last_step for _, other in pairs),
             documents=size,
             difference=difference.value,
             low=difference.interval.low,
@@ -205,34 +260,74 @@ def _loss(look: Evaluation, domain: str | None) -> float:
 def _information_differences(
     suite: Suite, arm: str, against: str, last: LastTraces
 ) -> Iterator[InformationDifferenceRow]:
-    pairs = [(last[arm, run.seed], last[against, run.seed]) for run, _ in paired_runs(suite, arm, against)]
-    layers = [layer.layer for layer in pairs[0][0].layers] if pairs else []
-    if not layers or layers != [layer.layer for layer in pairs[0][1].layers] or not measurable(pairs[0][0]):
-        return
-    domain = pairs[0][0].domain
-    found: list[tuple[Difference, list[float]]] = []
-    for place in range(len(layers)):
-        ours, theirs = (np.stack([pair[side].layers[place].first_choice for pair in pairs]) for side in (0, 1))
-        of_seeds = domain_information(ours, domain) - domain_information(theirs, domain)
-        found.append((information_difference(ours, theirs, domain), of_seeds.tolist()))
-    adjusted = holm(np.array([difference.p for difference, _ in found]))
-    maximum = math.log2(len(suite.domains))
-    for layer, (difference, of_seeds), p_holm in zip(layers, found, adjusted, strict=True):
-        low, high = difference.interval.low, difference.interval.high
+    runs = paired_runs(suite, arm, against)
+    pairs = [(last[arm, run.seed], last[against, run.seed]) for run, _ in runs]
+    for layer, found in _by_layer(pairs):
         yield InformationDifferenceRow(
             arm=arm,
             against=against,
             layer=layer,
-            seeds=len(pairs),
-            documents=int(np.bincount(domain).min()),
-            difference=difference.value,
-            low=low,
-            high=high,
-            share=difference.value / maximum,
-            low_share=low / maximum,
-            high_share=high / maximum,
-            seed_low=min(of_seeds),
-            seed_high=max(of_seeds),
-            p=difference.p,
-            p_holm=float(p_holm),
+            step=max(run.last_step for run, _ in runs),
+            against_step=max(other.last_step for _, other in runs),
+            difference=found.difference.value,
+            **_measured(found, suite),
         )
+
+
+def _information_changes(runs: Sequence[Run], suite: Suite, last: LastTraces) -> Iterator[InformationChangeRow]:
+    if not runs or not runs[0].manifest.moe_layers:
+        return
+    pairs = [(last[run.arm, run.seed], read_trace(run, 0)) for run in runs]
+    for layer, found in _by_layer(pairs):
+        yield InformationChangeRow(
+            arm=runs[0].arm,
+            layer=layer,
+            step=max(run.last_step for run in runs),
+            change=found.difference.value,
+            **_measured(found, suite),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Paired:
+    """One layer's difference between paired traces: mean over seeds, each seed's own, and p after Holm over layers."""
+
+    difference: Difference
+    of_seeds: list[float]
+    p_holm: float
+    documents: int
+
+
+def _by_layer(pairs: Sequence[tuple[Trace, Trace]]) -> Iterator[tuple[int, _Paired]]:
+    """(layer, difference) of traces with the same layers; nothing where they cannot be compared."""
+    layers = [layer.layer for layer in pairs[0][0].layers] if pairs else []
+    if not layers or layers != [layer.layer for layer in pairs[0][1].layers] or not measurable(pairs[0][0]):
+        return
+    domain = pairs[0][0].domain
+    found = []
+    for place in range(len(layers)):
+        ours, theirs = (np.stack([pair[side].layers[place].first_choice for pair in pairs]) for side in (0, 1))
+        alone = [information_difference(a, b, domain).value for a, b in zip(ours, theirs, strict=True)]
+        found.append((information_difference(ours, theirs, domain), alone))
+    adjusted = holm(np.array([difference.p for difference, _ in found]))
+    for layer, (difference, alone), p_holm in zip(layers, found, adjusted.tolist(), strict=True):
+        smallest = int(np.bincount(domain).min())
+        yield layer, _Paired(difference=difference, of_seeds=alone, p_holm=p_holm, documents=smallest)
+
+
+def _measured(found: _Paired, suite: Suite) -> dict[str, Any]:
+    """The fields that rows of differences and of changes share."""
+    maximum, interval = math.log2(len(suite.domains)), found.difference.interval
+    return {
+        "seeds": len(found.of_seeds),
+        "documents": found.documents,
+        "low": interval.low,
+        "high": interval.high,
+        "share": found.difference.value / maximum,
+        "low_share": interval.low / maximum,
+        "high_share": interval.high / maximum,
+        "seed_low": min(found.of_seeds),
+        "seed_high": max(found.of_seeds),
+        "p": found.difference.p,
+        "p_holm": found.p_holm,
+    }

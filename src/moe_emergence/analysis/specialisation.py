@@ -15,6 +15,7 @@ from moe_emergence.analysis.information import domain_information, fresh_gate_va
 from moe_emergence.analysis.records import Counts, Run, Suite
 from moe_emergence.analysis.statistics import central_range, holm, null_p_value
 from moe_emergence.analysis.traces import LayerTrace, Trace, read_trace, read_traces
+from moe_emergence.errors import AnalysisError
 
 ALPHA = 0.05
 Counted = Literal["slots", "first choice"]
@@ -37,9 +38,8 @@ class InformationRow:
         plug_in: of the counts as they are; biased upwards.
         null_mean, null_low, null_high: the same with document labels permuted: mean and central 95 %.
         estimate: plug_in − null_mean; low by about I·(D − 1)/documents, since permuting mixes the domains.
-        corrected: the plug-in less its bias by the bootstrap; low, high: 95 % interval of the true I over documents, which
-            belongs to this value.
-        estimate_share, low_share, high_share: the same ÷ H(D).
+        corrected: the plug-in less its bias by the bootstrap, what is quoted; low, high: its 95 % interval.
+        estimate_share, low_share, high_share: estimate, low and high ÷ H(D).
         p_permutation: how often permuted labels show as much.
         fresh_mean, fresh_low, fresh_high: plug-in of fresh gates on the same hidden states, mean and central 95 %
             (first and last trace; None between).
@@ -202,7 +202,11 @@ def fresh_information(trace: Trace) -> Float[np.ndarray, "gates layers"]:
     """Plug-in I(E;D) of every fresh gate on every layer's hidden states, bits."""
     found: list[NDArray[np.float64]] = []
     for layer in trace.layers:
-        assert layer.fresh is not None, "first and last trace hold fresh gates"
+        if layer.fresh is None:
+            raise AnalysisError(
+                f"the trace of step {trace.step} holds no fresh_gates.{layer.layer} in its .safetensors, which a run "
+                "records at its first and last step: train the run again"
+            )
         found.append(fresh_gate_values(layer.fresh, trace.domain))
     return np.stack(found, axis=1)
 

@@ -11,9 +11,11 @@ from typing import Any
 from moe_emergence.analysis.balance import RoutingRow, first_choice_rows, routing_rows
 from moe_emergence.analysis.comparisons import (
     ArmLossRow,
+    InformationChangeRow,
     InformationDifferenceRow,
     LossDifferenceRow,
     arm_loss_rows,
+    information_change_rows,
     information_difference_rows,
     loss_difference_rows,
 )
@@ -49,6 +51,7 @@ class Tables:
 
     verdicts: tuple[VerdictRow, ...]
     information: tuple[InformationRow, ...]
+    information_changes: tuple[InformationChangeRow, ...]
     information_differences: tuple[InformationDifferenceRow, ...]
     arms: tuple[ArmRow, ...]
     arm_losses: tuple[ArmLossRow, ...]
@@ -81,6 +84,7 @@ def make_tables(suite: Suite) -> Tables:
     return Tables(
         verdicts=verdict_rows(suite),
         information=information_rows(suite),
+        information_changes=information_change_rows(suite, last),
         information_differences=information_difference_rows(suite, last),
         arms=arm_rows(suite),
         arm_losses=arm_loss_rows(suite),

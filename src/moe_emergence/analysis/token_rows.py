@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from moe_emergence.analysis.class_information import class_counts, class_information
 from moe_emergence.analysis.comparisons import LastTraces
-from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.specialisation import FIRST_CHOICE, SLOTS, Counted
 from moe_emergence.analysis.token_types import TokenClass, character_offsets, python_domains, token_classes
-from moe_emergence.analysis.traces import LayerTrace, Trace
+from moe_emergence.analysis.traces import LayerTrace, Trace, read_trace
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.errors import AnalysisError
 from moe_emergence.routing import load_of_counts
@@ -40,7 +40,9 @@ class TokenClassRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassInformationRow:
-    """I(E;class) over one domain's tokens, bits: 0 … H(class) = maximum.
+    """I(E;class) over one domain's tokens at the first or last step, bits: 0 … H(class) = maximum.
+
+    The first step's is what the run's own untrained gates tell.
 
     Attributes:
         null_mean, null_low, null_high: with each document's classes shifted in a circle against its routes.
@@ -49,6 +51,7 @@ class ClassInformationRow:
 
     arm: str
     seed: int
+    step: int
     layer: int
     counted: Counted
     domain: str
@@ -110,38 +113,45 @@ def token_class_rows(
 def class_information_rows(
     suite: Suite, last: LastTraces, classes: dict[str, NDArray[np.uint8]]
 ) -> tuple[ClassInformationRow, ...]:
-    """One row a run, layer, way of counting and Python domain; none for a domain with fewer than 2 probe documents."""
-    rows = []
-    for run in suite.runs:
-        trace = last[run.arm, run.seed]
-        for layer in trace.layers:
-            for domain, kinds in classes.items():
-                mine = _rows_of(suite, trace, domain)
-                if len(np.unique(trace.document[mine])) < 2:
-                    continue
-                for counted, experts in _ways(layer, mine):
-                    found = class_information(kinds, experts, trace.document[mine], layer.slots.shape[1])
-                    rows.append(
-                        ClassInformationRow(
-                            arm=run.arm,
-                            seed=run.seed,
-                            layer=layer.layer,
-                            counted=counted,
-                            domain=domain,
-                            documents=found.documents,
-                            tokens=len(kinds),
-                            maximum=found.maximum,
-                            plug_in=found.plug_in,
-                            null_mean=found.null_mean,
-                            null_low=found.null_range.low,
-                            null_high=found.null_range.high,
-                            estimate=found.estimate.value,
-                            low=found.estimate.interval.low,
-                            high=found.estimate.interval.high,
-                            p=found.p,
-                        )
-                    )
-    return tuple(rows)
+    """One row a run, end of it, layer, way of counting and Python domain; none with fewer than 2 probe documents."""
+    return tuple(
+        row
+        for run in suite.runs
+        if run.manifest.moe_layers and classes
+        for trace in (read_trace(run, 0), last[run.arm, run.seed])
+        for row in _class_informations(suite, run, trace, classes)
+    )
+
+
+def _class_informations(
+    suite: Suite, run: Run, trace: Trace, classes: dict[str, NDArray[np.uint8]]
+) -> Iterator[ClassInformationRow]:
+    for layer in trace.layers:
+        for domain, kinds in classes.items():
+            mine = _rows_of(suite, trace, domain)
+            if len(np.unique(trace.document[mine])) < 2:
+                continue
+            for counted, experts in _ways(layer, mine):
+                found = class_information(kinds, experts, trace.document[mine], layer.slots.shape[1])
+                yield ClassInformationRow(
+                    arm=run.arm,
+                    seed=run.seed,
+                    step=trace.step,
+                    layer=layer.layer,
+                    counted=counted,
+                    domain=domain,
+                    documents=found.documents,
+                    tokens=len(kinds),
+                    maximum=found.maximum,
+                    plug_in=found.plug_in,
+                    null_mean=found.null_mean,
+                    null_low=found.null_range.low,
+                    null_high=found.null_range.high,
+                    estimate=found.estimate.value,
+                    low=found.estimate.interval.low,
+                    high=found.estimate.interval.high,
+                    p=found.p,
+                )
 
 
 def _rows_of(suite: Suite, trace: Trace, domain: str) -> NDArray[np.bool_]:

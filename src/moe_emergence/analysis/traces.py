@@ -62,8 +62,8 @@ class Trace:
 
 def trace_steps(run: Run) -> tuple[int, ...]:
     """The steps that have a trace, rising."""
-    found = sorted((run.folder / "traces").glob("step-*.parquet"))
-    return tuple(int(path.stem.removeprefix("step-")) for path in found)
+    names = (path.stem.removeprefix("step-") for path in (run.folder / "traces").glob("step-*.parquet"))
+    return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
 
 def read_traces(run: Run) -> Iterator[Trace]:
@@ -78,6 +78,8 @@ def read_trace(run: Run, step: int) -> Trace:
         AnalysisError: it is missing or torn, was made on other data or has other layers than the run; names the file.
     """
     path = run.folder / "traces" / f"{trace_name(step)}.parquet"
+    if not path.exists():
+        raise AnalysisError(f"{path} is missing: the run recorded it; put it back, or train the run again")
     try:
         table = pq.read_table(path)
         facts = Fields(json.loads((table.schema.metadata or {})[METADATA]), str(path))

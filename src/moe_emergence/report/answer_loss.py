@@ -27,9 +27,11 @@ def loss_sentences(suite: Suite, tables: Tables) -> Iterator[str]:
     for against in dict.fromkeys(row.against for row in compared):
         rows = [row for row in compared if row.against == against]
         yield f"LM loss against {against} ({own[against]}): {_against(rows)}. ({scale[0].upper()}{scale[1:]}.)"
-    rest = [f"{arm} {value}" for arm, value in own.items() if arm not in {row.against for row in compared}]
-    if not compared:
-        yield f"LM loss: {listed(rest)}. ({scale[0].upper()}{scale[1:]}.)"
+    named = {name for row in compared for name in (row.arm, row.against)}
+    rest = [f"{arm} {value}" for arm, value in own.items() if arm not in named]
+    if rest:
+        lead = "Compared with nothing" if compared else "LM loss"
+        yield f"{lead}: {listed(rest)}. ({scale[0].upper()}{scale[1:]}.)"
 
 
 def differences_shown(suite: Suite, rows: Sequence[LossDifferenceRow], *domains: str | None) -> list[LossDifferenceRow]:
@@ -53,10 +55,11 @@ def _against(rows: Sequence[LossDifferenceRow]) -> str:
 
 def _shown(row: LossDifferenceRow) -> str:
     change = difference_interval(row.difference, row.low, row.high)
+    steps = "" if row.step == row.against_step else f"; at step {count(row.step)} against {count(row.against_step)}"
     if row.seeds == 1:
-        return f"{row.arm} ({change})"
+        return f"{row.arm} ({change}{steps})"
     each = " to ".join(dict.fromkeys((difference(row.seed_low), difference(row.seed_high))))
-    return f"{row.arm} ({change}; single seeds {each})"
+    return f"{row.arm} ({change}; single seeds {each}{steps})"
 
 
 def _seeds(row: ArmLossRow) -> str:

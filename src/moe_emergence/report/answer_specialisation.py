@@ -2,21 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 
-from moe_emergence.analysis.comparisons import InformationDifferenceRow
+from moe_emergence.analysis.comparisons import InformationChangeRow, InformationDifferenceRow
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, InformationRow
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.analysis.token_rows import ClassInformationRow
 from moe_emergence.report.numbers import (
     GAP,
+    count,
     interval,
     listed,
     loss,
     percent_range,
+    plural,
     points_interval,
     span,
 )
 from moe_emergence.report.verdicts import (
     arms_of,
+    at_the_end,
     corrected_share,
     final_information,
     fresh_range,
@@ -36,6 +39,8 @@ def specialisation_sentences(tables: Tables) -> Iterator[str]:
     first, *others = arms
     verdict = verdict_phrase([row for row in tables.verdicts if row.arm == first])
     yield f"{first}: {verdict}. {_numbers(final_information(tables, first))}"
+    if tables.information_changes:
+        yield _change_sentence(tables.information_changes)
     for against in dict.fromkeys(row.against for row in tables.information_differences):
         yield _difference_sentence([row for row in tables.information_differences if row.against == against])
     if others:
@@ -53,8 +58,8 @@ def _numbers(rows: Sequence[InformationRow]) -> str:
     """What each layer of one arm shows over its seeds, and what both nulls reach."""
     layers = [[row for row in rows if row.layer == layer] for layer in sorted({row.layer for row in rows})]
     told = listed([_layer(mine) for mine in layers])
-    fresh = [found for row in rows if (found := fresh_range(row)) is not None]
-    gates = f"untrained gates on the same hidden states reach {_union(fresh)}" if fresh else ""
+    fresh = [found for mine in layers if (found := _fresh(mine))]
+    gates = f"untrained gates on the same hidden states reach {listed(fresh)}" if fresh else ""
     permuted = f"documents with permuted domains {_union([null_range(row) for row in rows])}"
     nulls = f"{gates}, {permuted}" if gates else f"{permuted} are reached by chance"
     whole = f"all there is to know of its domain (H(D) = {loss(rows[0].maximum)} bits)"
@@ -71,6 +76,12 @@ def _layer(rows: Sequence[InformationRow]) -> str:
     return f"{shares} (intervals within {ends}) in layer {first.layer} over {len(rows)}{GAP}seeds"
 
 
+def _fresh(rows: Sequence[InformationRow]) -> str:
+    """What fresh gates of one layer reach, over its seeds; empty where they were not recorded."""
+    found = [ends for row in rows if (ends := fresh_range(row)) is not None]
+    return f"{_union(found)} in layer {rows[0].layer}" if found else ""
+
+
 def _union(ranges: Sequence[tuple[float, float]]) -> str:
     return percent_range(min(low for low, _ in ranges), max(high for _, high in ranges))
 
@@ -79,7 +90,7 @@ def _strongest(rows: Sequence[InformationRow]) -> str:
     top = max(rows, key=corrected_share)
     several = len({row.seed for row in rows}) > 1
     where = f"layer {top.layer}{f' of seed {top.seed}' if several else ''}"
-    return f"{'at most ' if len(rows) > 1 else ''}{share_with_interval(top)}, in {where}"
+    return f"{'up to ' if len(rows) > 1 else ''}{share_with_interval(top)}, in {where}"
 
 
 def _difference_sentence(rows: Sequence[InformationDifferenceRow]) -> str:
@@ -87,15 +98,54 @@ def _difference_sentence(rows: Sequence[InformationDifferenceRow]) -> str:
     parts = []
     for arm in arms_of(rows):
         mine = [row for row in rows if row.arm == arm]
-        layers = [f"{points_interval(row.share, row.low_share, row.high_share)} in layer {row.layer}" for row in mine]
-        parts.append(f"{arm} {listed(layers)}")
-    seeds = f" (means of {rows[0].seeds}{GAP}seeds)" if rows[0].seeds > 1 else ""
-    unclear = sum(row.low <= 0 <= row.high for row in rows)
-    zero = f" {unclear} of these {len(rows)} intervals include 0." if unclear else " No interval includes 0."
+        early = mine[0].step != mine[0].against_step
+        steps = f" (at step {count(mine[0].step)} against {count(mine[0].against_step)})" if early else ""
+        parts.append(f"{arm}{_own_seeds(mine, rows)} {_points(mine)}{steps}")
     return (
-        f"Compared with {rows[0].against}, in percentage points of the same{seeds}: {'; '.join(parts)}."
-        f"{zero if len(rows) > 1 else ' It includes 0.' if unclear else ''}"
+        f"Compared with {rows[0].against}, in percentage points of the same{_all_seeds(rows)}: {'; '.join(parts)}. "
+        f"{_not_shown([row.p_holm for row in rows])}"
     )
+
+
+def _change_sentence(rows: Sequence[InformationChangeRow]) -> str:
+    """`Since step 0, in percentage points of the same: moe +6.5 [3.8, 9.2] in layer 2 and …`."""
+    parts = []
+    for arm in arms_of(rows):
+        mine = [row for row in rows if row.arm == arm]
+        parts.append(f"{arm}{_own_seeds(mine, rows)} {_points(mine)}")
+    return (
+        f"Since the same runs' step 0, in percentage points of the same{_all_seeds(rows)}: {'; '.join(parts)}. "
+        f"{_not_shown([row.p_holm for row in rows])} A change is from one gate to another: what untrained gates show "
+        "too is not called learned."
+    )
+
+
+def _points(rows: Sequence[InformationDifferenceRow] | Sequence[InformationChangeRow]) -> str:
+    """One arm's layers."""
+    return listed([f"{points_interval(row.share, row.low_share, row.high_share)} in layer {row.layer}" for row in rows])
+
+
+def _all_seeds(rows: Sequence[InformationDifferenceRow] | Sequence[InformationChangeRow]) -> str:
+    """How many seeds every value is the mean of, where it is the same for all."""
+    numbers = {row.seeds for row in rows}
+    return f" (means of {rows[0].seeds}{GAP}seeds)" if len(numbers) == 1 and rows[0].seeds > 1 else ""
+
+
+def _own_seeds(
+    mine: Sequence[InformationDifferenceRow] | Sequence[InformationChangeRow],
+    rows: Sequence[InformationDifferenceRow] | Sequence[InformationChangeRow],
+) -> str:
+    """How many seeds an arm's values are the mean of, where arms differ in it."""
+    return f" ({plural(mine[0].seeds, 'seed')})" if len({row.seeds for row in rows}) > 1 else ""
+
+
+def _not_shown(p_values: Sequence[float]) -> str:
+    unclear = sum(p >= ALPHA for p in p_values)
+    if not unclear:
+        return f"{'All are' if len(p_values) > 1 else 'It is'} beyond chance (p < {ALPHA}, Holm over layers)."
+    if unclear == len(p_values):
+        return f"{'None is' if unclear > 1 else 'It is not'} shown to differ from 0 (p ≥ {ALPHA}, Holm over layers)."
+    return f"{unclear} of these {len(p_values)} {'is' if unclear == 1 else 'are'} not shown to differ from 0 (p ≥ {ALPHA}, Holm over layers)."
 
 
 def _classes(tables: Tables, arm: str) -> Iterator[str]:
@@ -103,29 +153,38 @@ def _classes(tables: Tables, arm: str) -> Iterator[str]:
 
     The layer is the best of several, so its p-values are multiplied by how many there are.
     """
-    rows = [row for row in tables.class_information if row.arm == arm and row.counted == FIRST_CHOICE]
+    known = [row for row in tables.class_information if row.arm == arm and row.counted == FIRST_CHOICE]
+    rows = at_the_end(known)
     for domain in dict.fromkeys(row.domain for row in rows):
         layers: dict[int, list[ClassInformationRow]] = {}
         for row in rows:
             if row.domain == domain:
                 layers.setdefault(row.layer, []).append(row)
         best = max(layers.values(), key=lambda mine: sum(row.estimate for row in mine))
-        yield _class_sentence(arm, best, sum(row.p * len(layers) < ALPHA for row in best))
+        before = [row for row in known if row.step == 0 and (row.layer, row.domain) == (best[0].layer, domain)]
+        yield _class_sentence(arm, best, before, sum(row.p * len(layers) < ALPHA for row in best))
 
 
-def _class_sentence(arm: str, rows: Sequence[ClassInformationRow], beyond_chance: int) -> str:
+def _class_sentence(
+    arm: str, rows: Sequence[ClassInformationRow], before: Sequence[ClassInformationRow], beyond_chance: int
+) -> str:
     first, seeds = rows[0], len(rows)
-    if seeds == 1:
-        bits = f"{interval(first.estimate, first.low, first.high)} bits"
-    else:
-        bits = f"{span([row.estimate for row in rows], loss)} bits over {seeds}{GAP}seeds"
+    bits = f"{_class_bits(rows)} bits{f' over {seeds}{GAP}seeds' if seeds > 1 else ''}"
     if not beyond_chance:
-        return f"Within {first.domain}, {arm}'s experts do not tell a token's class beyond chance (at most {bits})."
+        tell = f"{arm}'s experts are not shown to tell a token's class beyond chance"
+        return f"Within {first.domain}, {tell} (up to {bits})."
     shares = [row.estimate / row.maximum for row in rows if row.maximum]
     share = f", {percent_range(min(shares), max(shares))} of all there is to know" if shares else ""
     often = f" in {beyond_chance} of {seeds}{GAP}seeds" if seeds > 1 else ""
     return (
         f"Within {first.domain}, {arm}'s experts tell {bits} of a token's class (keyword, identifier, operator, …)"
         f"{share}, in layer {first.layer}: more than chance{often} (p < {ALPHA}, adjusted for layers). "
-        "How much untrained gates would tell was not measured."
+        f"The same runs' untrained gates, at step 0, told {_class_bits(before)} bits."
     )
+
+
+def _class_bits(rows: Sequence[ClassInformationRow]) -> str:
+    """`0.256 [0.210, 0.299]` of one seed, `0.236 to 0.291` of several."""
+    if len(rows) == 1:
+        return interval(rows[0].estimate, rows[0].low, rows[0].high)
+    return span([row.estimate for row in rows], loss)

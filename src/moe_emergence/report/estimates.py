@@ -10,7 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from moe_emergence.analysis.comparisons import InformationDifferenceRow, LossDifferenceRow
-from moe_emergence.analysis.specialisation import InformationRow, VerdictRow
+from moe_emergence.analysis.specialisation import ALPHA, InformationRow, VerdictRow
 from moe_emergence.report.curves import Legend
 from moe_emergence.report.numbers import GAP
 from moe_emergence.report.style import label, new_figure
@@ -147,7 +147,7 @@ def _difference_mark(
         low=low,
         high=high,
         colour=legend.styles()[row.arm]["color"],
-        filled=low > 0 or high < 0,
+        filled=row.p_holm < ALPHA,
         seeds=seeds if row.seeds > 1 else None,
     )
 
@@ -170,7 +170,7 @@ def _panels(rows: Sequence[int], legend_lines: int = 0) -> tuple[Figure, Any]:
 
 
 def _draw(axis: Any, marks: Sequence[Mark]) -> None:
-    """Marks from top to bottom; thin ends where single seeds reach beyond, hollow where an interval includes 0."""
+    """Marks from top to bottom; thin ends where single seeds reach beyond, hollow where a mark is not filled."""
     for place, mark in enumerate(marks):
         axis.plot([mark.low, mark.high], [place, place], color=mark.colour, linewidth=1.8, solid_capstyle="butt")
         if mark.seeds is not None:

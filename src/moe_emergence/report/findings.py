@@ -30,16 +30,20 @@ def share_finding(shares: Sequence[ShareRow], counted: str = "assignments") -> s
     )
 
 
-def class_finding(cells: Sequence[TokenClassRow], measured: Sequence[ClassInformationRow]) -> str:
-    """How much one arm's experts tell of a token's class, where it is most; the rows are of one arm and seed."""
+def class_finding(
+    cells: Sequence[TokenClassRow], measured: Sequence[ClassInformationRow], before: Sequence[ClassInformationRow]
+) -> str:
+    """How much one arm's experts tell of a token's class, where it is most, and at step 0; rows of one arm and seed."""
     if not measured:
         top = max(cells, key=lambda row: row.share / row.uniform)
         return f"{top.arm}: in layer {top.layer}, {percent(top.share)} of {top.token_class} go to expert {top.expert}"
     best = max(measured, key=lambda row: row.estimate)
     bits = interval(best.estimate, best.low, best.high)
+    begun = next((loss(row.estimate) for row in before if (row.layer, row.domain) == (best.layer, best.domain)), None)
     return (
         f"{best.arm}: in layer {best.layer}, experts tell {bits} bits of a {best.domain} token's class, "
         f"{percent(max(0.0, best.estimate) / best.maximum if best.maximum else 0.0)} of all there is to tell"
+        f"{'' if begun is None else f'; untrained they told {begun}'}"
     )
 
 

@@ -12,6 +12,7 @@ from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.findings import class_finding, share_finding
 from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS, class_heatmaps, colour_limit, share_heatmaps
 from moe_emergence.report.numbers import GAP, count, percent, plural
+from moe_emergence.report.verdicts import at_the_end
 
 
 def share_drawings(tables: Tables) -> Iterator[Drawing]:
@@ -63,13 +64,14 @@ def class_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         measured = [
             row for row in tables.class_information if (row.arm, row.seed, row.counted) == (arm, seed, FIRST_CHOICE)
         ]
+        end = at_the_end(measured)
         numbers = "Numbers: %. " if len({row.expert for row in mine}) <= CELL_TEXT_EXPERTS else ""
-        documents = f"n = {plural(measured[0].documents, 'document')}; " if measured else "n = "
-        of_seed = f"Seed {seed}; the other seeds are in its table, as CSV. " if len(suite.seeds) > 1 else ""
+        documents = f"n = {plural(end[0].documents, 'document')}; " if end else "n = "
+        of_seed = f"Seed {seed}; the other seeds are in its CSV file. " if len(suite.seeds) > 1 else ""
         yield Drawing(
             name=f"token-classes-{arm}",
             section="classes",
-            title=class_finding(mine, measured),
+            title=class_finding(mine, end, [row for row in measured if row.step == 0]),
             reading=(
                 f"Each row is a class of Python token and sums to 100{GAP}%: the share of its tokens whose first "
                 f"choice is that expert ({documents}tokens of a class in brackets). {numbers}White is the uniform "

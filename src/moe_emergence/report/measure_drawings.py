@@ -64,7 +64,8 @@ def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
             title=information_difference_finding(differences),
             reading=(
                 "Each arm's domain information minus its baseline's on the same documents, in percentage points of "
-                f"H(D), first choice, last step. {INTERVALS} Hollow: the interval includes 0. n = "
+                f"H(D), first choice, last step. {INTERVALS} Hollow: not shown to differ (p ≥ 0.05, Holm over "
+                "layers). n = "
                 f"{plural(differences[0].documents, 'document')} in the smallest domain, "
                 f"{plural(max(row.seeds for row in differences), 'seed')}."
             ),
@@ -84,7 +85,8 @@ def loss_difference_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
             title=loss_difference_finding(rows),
             reading=(
                 "Difference in LM loss on test at the last step, nats a token, same documents and seeds on both "
-                f"sides; left of 0 the arm is better. {INTERVALS} Hollow: the interval includes 0.{ticks} n = "
+                f"sides; left of 0 the arm is better. {INTERVALS} Hollow: not shown to differ (p ≥ 0.05, Holm "
+                f"over domains).{ticks} n = "
                 f"{plural(min(row.documents for row in rows), 'document')} in the smallest domain, "
                 f"{plural(seeds, 'seed')}."
             ),

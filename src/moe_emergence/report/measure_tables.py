@@ -11,6 +11,7 @@ AGAINST = Column(title="against", field="against")
 LAYER = Column(title="layer", field="layer", show=n.count)
 COUNTED = Column(title="counted", field="counted")
 DOCUMENTS = Column(title="documents", field="documents", show=n.count)
+SMALLEST = Column(title="documents, smallest domain", field="documents", show=n.count)
 SEEDS = Column(title="seeds", field="seeds", show=n.count)
 P = [Column(title="p", field="p", show=n.p_value), Column(title="p, Holm", field="p_holm", show=n.p_value)]
 
@@ -20,6 +21,7 @@ def measure_tables(suite: Suite, tables: Tables) -> list[PageTable]:
     return [
         verdicts_table(suite, tables),
         _information(suite, tables),
+        _information_changes(tables),
         _information_differences(tables),
         _class_information(suite, tables),
         _token_classes(suite, tables),
@@ -38,9 +40,9 @@ def verdicts_table(suite: Suite, tables: Tables) -> PageTable:
         Column(title="I(E;D), bits, as counted", field="information", show=n.loss),
         Column(title="p, permuted documents", field="p_permutation", show=n.p_value),
         Column(title="fresh gates, last step, up to", field="fresh_end_high", show=n.loss),
-        Column(title="p", field="p_fresh_end", show=n.p_value),
+        Column(title="p, fresh gates, last step", field="p_fresh_end", show=n.p_value),
         Column(title="fresh gates, first step, up to", field="fresh_start_high", show=n.loss),
-        Column(title="p", field="p_fresh_start", show=n.p_value),
+        Column(title="p, fresh gates, first step", field="p_fresh_start", show=n.p_value),
     ]
     title = "Verdicts at the last step, first choice; p adjusted for the layers of the run"
     return make_table("verdicts", title, tables.verdicts, columns)
@@ -78,22 +80,42 @@ def _information(suite: Suite, tables: Tables) -> PageTable:
     return make_table("information", "Domain information against both nulls", rows, columns, note)
 
 
+def _information_changes(tables: Tables) -> PageTable:
+    columns = [
+        ARM,
+        LAYER,
+        Column(title="change, bits", field="change", show=n.difference),
+        Column(title="from", field="low", show=n.end),
+        Column(title="to", field="high", show=n.end),
+        Column(title="% of H(D)", field="share", show=n.signed_percent),
+        Column(title="from", field="low_share", show=n.percent),
+        Column(title="to", field="high_share", show=n.percent),
+        Column(title="smallest of a seed, bits", field="seed_low", show=n.end),
+        Column(title="largest", field="seed_high", show=n.end),
+        *P,
+        SEEDS,
+        SMALLEST,
+    ]
+    title = "Domain information: last step minus step 0 of the same runs, first choice"
+    return make_table("information_changes", title, tables.information_changes, columns)
+
+
 def _information_differences(tables: Tables) -> PageTable:
     columns = [
         ARM,
         AGAINST,
         LAYER,
         Column(title="difference, bits", field="difference", show=n.difference),
-        Column(title="from", field="low", show=n.signed),
-        Column(title="to", field="high", show=n.signed),
+        Column(title="from", field="low", show=n.end),
+        Column(title="to", field="high", show=n.end),
         Column(title="% of H(D)", field="share", show=n.signed_percent),
         Column(title="from", field="low_share", show=n.percent),
         Column(title="to", field="high_share", show=n.percent),
-        Column(title="smallest of a seed, bits", field="seed_low", show=n.signed),
-        Column(title="largest", field="seed_high", show=n.signed),
+        Column(title="smallest of a seed, bits", field="seed_low", show=n.end),
+        Column(title="largest", field="seed_high", show=n.end),
         *P,
         SEEDS,
-        DOCUMENTS,
+        SMALLEST,
     ]
     title = "Domain information: each arm minus its baseline, first choice, last step"
     return make_table("information_differences", title, tables.information_differences, columns)
@@ -105,6 +127,7 @@ def _class_information(suite: Suite, tables: Tables) -> PageTable:
         *seed_column(suite),
         LAYER,
         COUNTED,
+        Column(title="step", field="step", show=n.count),
         Column(title="domain", field="domain"),
         Column(title="I(E;class), bits, as counted", field="plug_in", show=n.loss),
         Column(title="shifted: mean", field="null_mean", show=n.loss),
@@ -155,13 +178,13 @@ def _loss_differences(tables: Tables) -> PageTable:
         AGAINST,
         Column(title="domain", field="domain", show=of_domain),
         Column(title="difference", field="difference", show=n.difference),
-        Column(title="from", field="low", show=n.signed),
-        Column(title="to", field="high", show=n.signed),
-        Column(title="smallest of a seed", field="seed_low", show=n.signed),
-        Column(title="largest", field="seed_high", show=n.signed),
+        Column(title="from", field="low", show=n.end),
+        Column(title="to", field="high", show=n.end),
+        Column(title="smallest of a seed", field="seed_low", show=n.end),
+        Column(title="largest", field="seed_high", show=n.end),
         *P,
         SEEDS,
-        DOCUMENTS,
+        SMALLEST,
     ]
     title = "LM loss, arm minus arm, nats a token (below 0: the first is better)"
     return make_table("loss_differences", title, tables.loss_differences, columns)

@@ -13,11 +13,11 @@ def loss(value: float | None) -> str:
 
 
 def difference(value: float | None) -> str:
-    """A signed loss difference: `+0.004`, `−0.004`, `0.000`."""
+    """A signed difference, to four decimals: arms differ by less than losses are quoted to. `+0.0042`, `0.0000`."""
     if value is None:
         return ABSENT
-    text = f"{value:+.3f}"
-    return "0.000" if text in ("+0.000", "-0.000") else text.replace("-", "−")
+    text = f"{value:+.4f}"
+    return "0.0000" if text in ("+0.0000", "-0.0000") else text.replace("-", "−")
 
 
 def interval(value: float, low: float, high: float) -> str:
@@ -26,8 +26,8 @@ def interval(value: float, low: float, high: float) -> str:
 
 
 def difference_interval(value: float, low: float, high: float) -> str:
-    """A difference with its interval: `−0.003 [−0.006, 0.000]`."""
-    return f"{difference(value)} [{_minus(low, 3)}, {_minus(high, 3)}]"
+    """A difference with its interval: `−0.0031 [−0.0060, −0.0002]`."""
+    return f"{difference(value)} [{_minus(low, 4)}, {_minus(high, 4)}]"
 
 
 def percent_interval(share: float, low: float, high: float) -> str:
@@ -55,6 +55,11 @@ def percent_range(low: float, high: float) -> str:
 def signed(value: float | None) -> str:
     """A quantity that may be below 0, to three decimals, without a plus: `−0.006`."""
     return ABSENT if value is None else _minus(value, 3)
+
+
+def end(value: float | None) -> str:
+    """An end of a difference's interval, to as many decimals as the difference, without a plus: `−0.0060`."""
+    return ABSENT if value is None else _minus(value, 4)
 
 
 def p_value(value: float | None) -> str:

@@ -12,6 +12,7 @@ NUMERIC = {
     n.loss,
     n.difference,
     n.signed,
+    n.end,
     n.percent,
     n.signed_percent,
     n.count,

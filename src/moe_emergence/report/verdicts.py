@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 
-from moe_emergence.analysis.comparisons import InformationDifferenceRow
-from moe_emergence.analysis.specialisation import FIRST_CHOICE, LEARNED, NOT_LEARNED, InformationRow, VerdictRow
+from moe_emergence.analysis.comparisons import InformationChangeRow, InformationDifferenceRow
+from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, LEARNED, NOT_LEARNED, InformationRow, VerdictRow
 from moe_emergence.analysis.tables import Tables
+from moe_emergence.analysis.token_rows import ClassInformationRow
 from moe_emergence.report.numbers import listed, percent_interval, plural, points_interval
 
 
@@ -36,7 +37,7 @@ def layer_names(layers: Sequence[int]) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {listed([str(layer) for layer in layers])}"
 
 
-def arms_of(rows: Iterable[VerdictRow | InformationRow | InformationDifferenceRow]) -> list[str]:
+def arms_of(rows: Iterable[VerdictRow | InformationRow | InformationDifferenceRow | InformationChangeRow]) -> list[str]:
     """Arms in the order of the table."""
     return list(dict.fromkeys(row.arm for row in rows))
 
@@ -46,6 +47,13 @@ def final_information(tables: Tables, arm: str | None = None) -> list[Informatio
     rows = [row for row in tables.information if row.counted == FIRST_CHOICE and arm in (None, row.arm)]
     last = {(row.arm, row.seed): row.step for row in sorted(rows, key=lambda row: row.step)}
     return [row for row in rows if row.step == last[row.arm, row.seed]]
+
+
+def at_the_end(rows: Iterable[ClassInformationRow]) -> list[ClassInformationRow]:
+    """Of each run the rows of its last recorded step."""
+    found = list(rows)
+    last = {(row.arm, row.seed): row.step for row in sorted(found, key=lambda row: row.step)}
+    return [row for row in found if row.step == last[row.arm, row.seed]]
 
 
 def corrected_share(row: InformationRow) -> float:
@@ -59,17 +67,22 @@ def share_with_interval(row: InformationRow) -> str:
 
 
 def fresh_range(row: InformationRow) -> tuple[float, float] | None:
-    """What fresh gates show, minus the permutation null's mean, ÷ H(D): where chance is 0, as for `corrected_share`."""
+    """What fresh gates show, ÷ H(D), less the bias that was taken off this row's own value: verdicts compare counts as
+    they are, so beside `corrected_share` the same must come off both."""
     if row.fresh_low is None or row.fresh_high is None or row.maximum == 0:
         return None
-    return (row.fresh_low - row.null_mean) / row.maximum, (row.fresh_high - row.null_mean) / row.maximum
+    return (row.fresh_low - _bias(row)) / row.maximum, (row.fresh_high - _bias(row)) / row.maximum
 
 
 def null_range(row: InformationRow) -> tuple[float, float]:
-    """The permutation null's central 95 % about its mean, ÷ H(D)."""
+    """The permutation null's central 95 %, ÷ H(D), less the same."""
     if row.maximum == 0:
         return 0.0, 0.0
-    return (row.null_low - row.null_mean) / row.maximum, (row.null_high - row.null_mean) / row.maximum
+    return (row.null_low - _bias(row)) / row.maximum, (row.null_high - _bias(row)) / row.maximum
+
+
+def _bias(row: InformationRow) -> float:
+    return row.plug_in - row.corrected
 
 
 def specialisation_finding(tables: Tables) -> str:
@@ -111,13 +124,13 @@ def information_finding(tables: Tables) -> str:
 
 
 def information_difference_finding(rows: Sequence[InformationDifferenceRow]) -> str:
-    """The largest difference to a baseline whose interval leaves out 0, or that there is none."""
-    apart = [row for row in rows if row.low > 0 or row.high < 0]
+    """The largest difference to a baseline that is beyond chance after Holm, or that there is none."""
+    apart = [row for row in rows if row.p_holm < ALPHA]
     if not apart:
-        return f"No arm's domain information differs from its baseline's: all {plural(len(rows), 'interval')} include 0"
+        return "No arm's domain information is shown to differ from its baseline's"
     top = max(apart, key=lambda row: abs(row.share))
     change = points_interval(top.share, top.low_share, top.high_share)
     return (
-        f"{len(apart)} of {plural(len(rows), 'difference')} to the baseline exclude 0; largest: {top.arm} against "
+        f"{len(apart)} of {plural(len(rows), 'difference')} to the baseline shown; largest: {top.arm} against "
         f"{top.against}, layer {top.layer}: {change} points"
     )

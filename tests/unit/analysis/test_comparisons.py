@@ -1,5 +1,6 @@
 """Differences between arms: the same documents and seeds on both sides, and what the tables say of them."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -9,12 +10,13 @@ import pytest
 from scipy.stats import ttest_1samp
 from synthetic_suite import DOCUMENTS, PlantedArm, PlantedSuite, quickstart_like, write_suite
 
-from moe_emergence.analysis.comparisons import compared_arms, loss_difference_rows
+from moe_emergence.analysis.comparisons import InformationChangeRow, compared_arms, loss_difference_rows
 from moe_emergence.analysis.information import information_difference
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.statistics import holm
 from moe_emergence.analysis.tables import Tables, make_tables
 from moe_emergence.analysis.traces import read_trace
+from moe_emergence.errors import AnalysisError
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +107,54 @@ def test_an_arm_alone_is_compared_with_nothing(tmp_path: Path) -> None:
     ]
     for row in tables.arm_losses:
         assert row.low < row.lm_loss < row.high
+
+
+def test_a_seed_s_own_difference_is_the_difference_where_there_is_one_seed(tmp_path: Path) -> None:
+    tables = make_tables(read_suite(write_suite(tmp_path, quickstart_like(steps=6, looks=(0, 6)))))
+    assert tables.information_differences
+    for row in (*tables.information_differences, *tables.information_changes):
+        value = row.change if isinstance(row, InformationChangeRow) else row.difference
+        assert row.seed_low == row.seed_high == value
+        assert row.low < value < row.high
+
+
+def test_changes_are_against_the_same_runs_first_step(folder: Path, tables: Tables) -> None:
+    suite = read_suite(folder)
+    row = next(r for r in tables.information_changes if (r.arm, r.layer) == ("moe", 3))
+    ends = [np.stack([read_trace(run, step).layers[1].first_choice for run in suite.runs_of("moe")]) for step in (6, 0)]
+    expected = information_difference(*ends, read_trace(suite.runs_of("moe")[0], 6).domain)
+    assert (row.change, row.low, row.high) == (expected.value, expected.interval.low, expected.interval.high)
+    assert (row.seeds, row.step, row.documents) == (2, 6, DOCUMENTS)
+    assert row.low > 0, "planted: from uniform to specialists"
+    flat = next(r for r in tables.information_changes if (r.arm, r.layer) == ("moe_blocks", 2))
+    assert flat.p_holm > 0.05
+
+
+def test_arms_that_ended_early_carry_their_step(tmp_path: Path) -> None:
+    folder = write_suite(tmp_path, quickstart_like(steps=6, looks=(0, 2, 6)))
+    short = write_suite(tmp_path / "short", quickstart_like(steps=2, looks=(0, 2)))
+    for name in ("metrics.jsonl", "traces"):
+        target = folder / "no_lb/seed-42" / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+        shutil.move(short / "no_lb/seed-42" / name, target)
+    tables = make_tables(read_suite(folder))
+    for row in (*tables.loss_differences, *tables.information_differences):
+        assert row.step == (2 if row.arm == "no_lb" else 6)
+        assert row.against_step == 6
+
+
+@pytest.mark.parametrize("name", ["index", "tokens"])
+def test_runs_tested_on_other_documents_are_refused(tmp_path: Path, name: str) -> None:
+    folder = write_suite(tmp_path, quickstart_like(steps=4, looks=(0, 4)))
+    path = folder / "moe/seed-42/metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for line in lines:
+        if line["event"] == "evaluation":
+            values = line["documents"]["math"][name]
+            values[0], values[1] = values[0] + 5, values[1] + 5
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    with pytest.raises(
+        AnalysisError,
+        match=r"seed-42 was tested on other documents than .*seed-42.*give them the same data.test_blocks",
+    ):
+        make_tables(read_suite(folder))

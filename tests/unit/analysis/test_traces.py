@@ -101,7 +101,7 @@ def test_missing_and_torn_traces_are_refused_by_name(suite: Suite) -> None:
     with pytest.raises(AnalysisError, match=r"step-000002\.parquet cannot be read as a routing trace"):
         make_tables(suite)
     (folder / "step-000004.parquet").unlink()
-    with pytest.raises(AnalysisError, match=r"step-000004\.parquet cannot be read"):
+    with pytest.raises(AnalysisError, match=r"step-000004\.parquet is missing"):
         make_tables(suite)
     (folder / "step-000000.safetensors").unlink()
     with pytest.raises(AnalysisError, match=r"step-000000\.safetensors cannot be read"):
@@ -114,3 +114,16 @@ def test_fresh_gates_of_other_documents_are_refused(suite: Suite) -> None:
     save_file(tensors | {"fresh_gates.3": tensors["fresh_gates.3"][:, 1:].copy()}, path)
     with pytest.raises(AnalysisError, match=r"'fresh_gates.3' must be \[gates, documents, experts\] = \[…, 24, 4\]"):
         read_trace(suite.runs[1], 0)
+
+
+def test_a_stray_file_is_no_trace(suite: Suite) -> None:
+    folder = suite.runs[1].folder / "traces"
+    (folder / "step-000004 (copy).parquet").write_bytes((folder / "step-000004.parquet").read_bytes())
+    assert trace_steps(suite.runs[1]) == (0, 2, 4)
+
+
+def test_fresh_gates_that_are_missing_are_asked_for(suite: Suite) -> None:
+    path = suite.runs[1].folder / "traces/step-000000.safetensors"
+    save_file({name: value for name, value in load_file(path).items() if name != "fresh_gates.3"}, path)
+    with pytest.raises(AnalysisError, match=r"step 0 holds no fresh_gates\.3 in its \.safetensors"):
+        make_tables(suite)

@@ -24,6 +24,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr("moe_emergence.analysis.tables.make_tables", lambda suite: "tables")
     monkeypatch.setattr("moe_emergence.analysis.export.write_analysis", lambda suite, tables: suite / "analysis")
     monkeypatch.setattr("moe_emergence.report.page.write_report", lambda suite, tables: suite / "report.html")
+    monkeypatch.setattr("moe_emergence.report.page.report_of", lambda folder: folder / "report.html")
     monkeypatch.setattr("moe_emergence.report.summary.suite_summary", lambda suite, tables: summary)
     return made
 

@@ -4,7 +4,12 @@ import math
 from collections.abc import Mapping
 
 from moe_emergence.analysis.balance import first_choice_rows, routing_rows
-from moe_emergence.analysis.comparisons import ArmLossRow, InformationDifferenceRow, LossDifferenceRow
+from moe_emergence.analysis.comparisons import (
+    ArmLossRow,
+    InformationChangeRow,
+    InformationDifferenceRow,
+    LossDifferenceRow,
+)
 from moe_emergence.analysis.costs import cost_rows
 from moe_emergence.analysis.evolution import load_points, loss_points, routing_points
 from moe_emergence.analysis.losses import arm_rows, run_rows
@@ -31,6 +36,7 @@ def planted_tables(suite: Suite, shares: Shares | None = None, half: float = 0.0
     return Tables(
         information=tuple(row for run in runs for row in _information(suite, run, shares)),
         verdicts=tuple(row for run in runs for row in _verdicts(suite, run, shares)),
+        information_changes=tuple(_information_changes(suite, shares)),
         information_differences=tuple(_information_differences(suite, shares)),
         arms=arm_rows(suite),
         arm_losses=tuple(_arm_losses(suite)),
@@ -41,7 +47,7 @@ def planted_tables(suite: Suite, shares: Shares | None = None, half: float = 0.0
         shares=cells,
         first_choice_shares=tuple(row for run in two for row in _shares(run, "first choice")),
         token_classes=tuple(row for run in runs for row in _token_classes(run)),
-        class_information=tuple(row for run in runs for row in _class_information(run)),
+        class_information=tuple(row for run in runs for row in (*_class_information(run, 0), *_class_information(run))),
         loss_over_steps=loss_points(suite),
         entropy_over_steps=routing_points(suite),
         load_over_steps=load_points(suite),
@@ -105,6 +111,23 @@ def _verdicts(suite: Suite, run: Run, shares: Shares):
         )  # fmt: skip
 
 
+def _information_changes(suite: Suite, shares: Shares):
+    """From the 3.5 % at which every planted run begins."""
+    bits = math.log2(len(suite.domains)) if len(suite.domains) > 1 else 0.0
+    for arm in suite.arms:
+        runs = _moe_runs(suite, arm.name)
+        for layer in runs[0].manifest.moe_layers if runs else ():
+            gaps = [share_of(run, layer, shares) - 0.035 for run in runs]
+            gap = sum(gaps) / len(gaps)
+            yield InformationChangeRow(
+                arm=arm.name, layer=layer, seeds=len(gaps), step=runs[0].last_step, documents=60,
+                change=gap * bits, low=(gap - 0.01) * bits, high=(gap + 0.01) * bits,
+                share=gap, low_share=gap - 0.01, high_share=gap + 0.01,
+                seed_low=min(gaps) * bits, seed_high=max(gaps) * bits,
+                p=0.02, p_holm=0.04 if abs(gap) > 0.01 else 0.3,
+            )  # fmt: skip
+
+
 def _information_differences(suite: Suite, shares: Shares):
     with_experts = {arm.name: runs for arm in suite.arms if (runs := _moe_runs(suite, arm.name))}
     for arm in suite.arms:
@@ -116,9 +139,10 @@ def _information_differences(suite: Suite, shares: Shares):
             gap, bits = sum(gaps) / len(gaps), math.log2(len(suite.domains))
             yield InformationDifferenceRow(
                 arm=arm.name, against=arm.baseline, layer=layer, seeds=len(gaps), documents=60,
+                step=ours[0].last_step, against_step=theirs[0].last_step,
                 difference=gap * bits, low=(gap - 0.01) * bits, high=(gap + 0.01) * bits,
                 share=gap, low_share=gap - 0.01, high_share=gap + 0.01,
-                seed_low=min(gaps) * bits, seed_high=max(gaps) * bits, p=0.02, p_holm=0.04,
+                seed_low=min(gaps) * bits, seed_high=max(gaps) * bits, p=0.02, p_holm=0.04 if abs(gap) > 0.01 else 0.3,
             )  # fmt: skip
 
 
@@ -158,8 +182,9 @@ def _loss_differences(suite: Suite, half: float):
                 gap = sum(gaps) / len(gaps)
                 yield LossDifferenceRow(
                     arm=arm.name, against=against, domain=domain, seeds=len(seeds), documents=60,
+                    step=ours[seeds[0]].last_step, against_step=theirs[seeds[0]].last_step,
                     difference=gap, low=gap - half, high=gap + half, seed_low=min(gaps), seed_high=max(gaps),
-                    p=0.02, p_holm=0.08,
+                    p=0.02, p_holm=0.04 if abs(gap) > half else 0.3,
                 )  # fmt: skip
 
 
@@ -180,11 +205,14 @@ def _token_classes(run: Run):
                 )  # fmt: skip
 
 
-def _class_information(run: Run):
+def _class_information(run: Run, step: int | None = None):
+    """At the last step; before training a third less."""
+    step = run.last_step if step is None else step
     for layer in run.manifest.moe_layers:
-        bits = 0.2 + 0.1 * layer
+        bits = (0.2 + 0.1 * layer) * (1 if step else 2 / 3)
         yield ClassInformationRow(
-            arm=run.arm, seed=run.seed, layer=layer, counted="first choice", domain="code", documents=80, tokens=9000,
+            arm=run.arm, seed=run.seed, step=step, layer=layer, counted="first choice", domain="code",
+            documents=80, tokens=9000,
             maximum=2.4, plug_in=bits + 0.01, null_mean=0.01, null_low=0.005, null_high=0.02,
             estimate=bits, low=bits - 0.02, high=bits + 0.02, p=0.005,
         )  # fmt: skip

@@ -48,9 +48,9 @@ def small(folder: Path, *arms: int, **changes: object) -> Suite:
     ("shown", "expected"),
     [
         (numbers.loss(3.8164), "3.816"),
-        (numbers.difference(0.0041), "+0.004"),
-        (numbers.difference(-0.0041), "−0.004"),
-        (numbers.difference(-0.0001), "0.000"),
+        (numbers.difference(0.0041), "+0.0041"),
+        (numbers.difference(-0.0041), "−0.0041"),
+        (numbers.difference(-0.00001), "0.0000"),
         (numbers.percent(0.125), "12.5\u00a0%"),
         (numbers.percent(0.7104), "71\u00a0%"),
         (numbers.percent(0.00123), "0.123\u00a0%"),
@@ -66,8 +66,8 @@ def small(folder: Path, *arms: int, **changes: object) -> Suite:
         (numbers.listed(["a", "b", "c"]), "a, b and c"),
         (numbers.listed(["a"]), "a"),
         (numbers.interval(0.1334, 0.11, -0.0004), "0.133 [0.110, 0.000]"),
-        (numbers.difference_interval(-0.003, -0.0061, 0.0002), "−0.003 [−0.006, 0.000]"),
-        (numbers.difference_interval(0.003, -0.0011, 0.0062), "+0.003 [−0.001, 0.006]"),
+        (numbers.difference_interval(-0.003, -0.0061, 0.0002), "−0.0030 [−0.0061, 0.0002]"),
+        (numbers.difference_interval(0.003, -0.0011, 0.0062), "+0.0030 [−0.0011, 0.0062]"),
         (numbers.percent_interval(0.084, 0.0713, 0.0959), "8.4\u00a0% [7.1, 9.6]"),
         (numbers.percent_interval(0.0004, -0.0002, 0.0011), "0.04\u00a0% [−0.02, 0.11]"),
         (numbers.points_interval(-0.031, -0.043, -0.0204), "−3.1 [−4.3, −2.0]"),
@@ -97,7 +97,8 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
     titles = {drawing.name: drawing.title.replace(GAP, " ") for drawing in drawings(suite, tables)}
     equal = ", where an equal share is 12.5 %"
     classes = (
-        "in layer 3, experts tell 0.500 [0.480, 0.520] bits of a code token's class, 20.8 % of all there is to tell"
+        "in layer 3, experts tell 0.500 [0.480, 0.520] bits of a code token's class, 20.8 % of all there is to tell; "
+        "untrained they told 0.333"
     )
     assert titles == {
         "specialisation": (
@@ -107,8 +108,7 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
             "Most domain information at the end: moe, layer 3: 8.4 % [7.8, 9.0] of H(D), from 3.5 % [2.9, 4.1]"
         ),
         "information-differences": (
-            "3 of 6 differences to the baseline exclude 0; largest: no_lb against moe, layer 3: −4.4 [−5.4, −3.4] "
-            "points"
+            "3 of 6 differences to the baseline shown; largest: no_lb against moe, layer 3: −4.4 [−5.4, −3.4] points"
         ),
         "heatmap-moe": (
             "moe: in layer 3, 36.0 % [32.4, 39.6] of code assignments go to expert 5, 2.88 times the uniform 12.5 %"
@@ -138,8 +138,8 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
             "Least even load: no_lb, layer 2, as if 2.49 of 8 experts shared it; most even: moe_blocks, layer 2, 8.00"
         ),
         "loss-differences": (
-            "4 of 4 arms differ in LM loss beyond their intervals; largest: top2 against dense, −0.019 [−0.023, "
-            "−0.015] nats a token"
+            "4 of 4 arms differ in LM loss beyond their intervals; largest: top2 against dense, −0.0192 [−0.0232, "
+            "−0.0152] nats a token"
         ),
         "loss": "On test, top2 ends lowest at 3.601 nats a token, no_lb highest at 3.627: 0.026 apart",
         "loss-domains": titles["loss-domains"],  # the planted arms differ by the same in every domain
@@ -159,7 +159,7 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
         ),
         ({}, 0.1, "No arm's LM loss is shown to differ: all 4 intervals include 0"),
         ({}, 0.01, "2 of 4 arms differ in LM loss beyond their intervals; largest: top2 against dense"),
-        ({}, 0.004, "No arm's domain information differs from its baseline's: all 6 intervals include 0"),
+        ({}, 0.004, "No arm's domain information is shown to differ from its baseline's"),
     ],
 )
 def test_a_title_follows_the_data(
@@ -194,7 +194,7 @@ def test_the_answer_leads_with_specialisation_balance_and_loss(suite: Suite, tab
             "moe: learned specialisation in layer 3; no evidence of learned specialisation in layer 2. A token's "
             "expert tells 4.0 % [3.4, 4.6] in layer 2 (0.063 bits) and 8.4 % [7.8, 9.0] in layer 3 (0.133 bits) of all "
             "there is to know of its domain (H(D) = 1.585 bits); untrained gates on the same hidden states reach 3.0 "
-            "to 5.5 %, documents with permuted domains −0.10 to 0.20 %."
+            "to 5.5 % in layer 2 and 3.0 to 5.5 % in layer 3, documents with permuted domains −0.10 to 0.20 %."
         ),
         "Balance": (
             "Without the balance loss, no_lb: max violation 4.79 (layer 2), hot experts: 1 of 8 in layer 2 and 1 of 8 "
@@ -203,9 +203,9 @@ def test_the_answer_leads_with_specialisation_balance_and_loss(suite: Suite, tab
             "training."
         ),
         "LM loss": (
-            "LM loss against dense (3.620 [3.590, 3.650]): lower in moe (−0.015 [−0.019, −0.011]), top2 (−0.019 "
-            "[−0.023, −0.015]) and moe_blocks (−0.009 [−0.013, −0.005]); higher in no_lb (+0.007 [0.003, 0.011]). "
-            "(Held-out test text, after 96 steps, nats a token, mean over 3 domains.)"
+            "LM loss against dense (3.620 [3.590, 3.650]): lower in moe (−0.0150 [−0.0190, −0.0110]), top2 (−0.0192 "
+            "[−0.0232, −0.0152]) and moe_blocks (−0.0090 [−0.0130, −0.0050]); higher in no_lb (+0.0070 [0.0030, "
+            "0.0110]). (Held-out test text, after 96 steps, nats a token, mean over 3 domains.)"
         ),
         "Intervals": (
             "Brackets are 95 % intervals over documents of held-out text. Each arm has one seed: what another seed "
@@ -218,18 +218,21 @@ def test_the_answer_compares_arms_and_names_token_classes(suite: Suite, tables: 
     said = box_of(suite, tables)["Specialisation"]
     assert "Compared with moe, in percentage points of the same: no_lb 0.0 [−1.0, 1.0] in layer 2 and −4.4" in said
     assert (
-        "moe_blocks 0.0 [−1.0, 1.0] in layer 2 and −4.4 [−5.4, −3.4] in layer 3. 3 of these 6 intervals include 0."
-        in said
+        "moe_blocks 0.0 [−1.0, 1.0] in layer 2 and −4.4 [−5.4, −3.4] in layer 3. 3 of these 6 are not shown to "
+        "differ from 0 (p ≥ 0.05, Holm over layers)." in said
     )
-    assert "top2: no evidence of learned specialisation in any of layers 2 and 3 (at most 4.0 % [3.4, 4.6]" in said
+    assert "top2: no evidence of learned specialisation in any of layers 2 and 3 (up to 4.0 % [3.4, 4.6]" in said
     assert "Within code, moe's experts tell 0.500 [0.480, 0.520] bits of a token's class" in said
     assert "20.8 % of all there is to know, in layer 3: more than chance (p < 0.05, adjusted for layers)." in said
+    assert "The same runs' untrained gates, at step 0, told 0.333 [0.313, 0.353] bits." in said
+    assert "moe +0.5 [−0.5, 1.5] in layer 2 and +4.9 [3.9, 5.9] in layer 3;" in said
+    assert "7 of these 8 are not shown to differ from 0 (p ≥ 0.05, Holm over layers). A change is from one gate" in said
 
 
 def test_the_best_of_several_layers_must_be_beyond_chance_for_all_of_them(suite: Suite, tables: Tables) -> None:
     chance = tuple(replace(row, p=0.03) for row in tables.class_information)  # 0.06 over two layers
     said = box_of(suite, replace(tables, class_information=chance))["Specialisation"]
-    assert "Within code, moe's experts do not tell a token's class beyond chance (at most 0.500 [" in said
+    assert "Within code, moe's experts are not shown to tell a token's class beyond chance (up to 0.500 [" in said
     one_layer = tuple(row for row in chance if row.layer == 3)
     assert "more than chance" in box_of(suite, replace(tables, class_information=one_layer))["Specialisation"]
 
@@ -267,22 +270,22 @@ def test_over_seeds_verdicts_are_counted_and_numbers_are_ranges(tmp_path: Path) 
     assert "4.0 to 8.4 % (intervals within 3.4 to 9.0 %) in layer 3 over 3 seeds" in box["Specialisation"]
     assert "no_lb: learned specialisation in layer 2 in all 3 seeds; no evidence" in box["Specialisation"]
     assert "max violation 4.79 over 3 seeds, hot experts in 3 of 3 seeds (up to 1 of 8 in a layer)" in box["Balance"]
-    assert "moe (−0.015 [−0.019, −0.011]; single seeds −0.015)" in box["LM loss"]
+    assert "moe (−0.0150 [−0.0190, −0.0110]; single seeds −0.0150)" in box["LM loss"]
     assert "dense (3.621 [3.591, 3.651], mean of 3 seeds)" in box["LM loss"]
     assert "They hold for these seeds" in box["Intervals"]
 
 
 def test_a_difference_whose_interval_includes_zero_is_not_called_one(suite: Suite) -> None:
     said = box_of(suite, planted_tables(suite, half=0.01))["LM loss"]
-    assert "lower in moe (−0.015 [−0.025, −0.005]) and top2" in said
-    assert "not shown to differ (the interval includes 0) in no_lb (+0.007 [−0.003, 0.017]) and moe_blocks" in said
+    assert "lower in moe (−0.0150 [−0.0250, −0.0050]) and top2" in said
+    assert "not shown to differ (the interval includes 0) in no_lb (+0.0070 [−0.0030, 0.0170]) and moe_blocks" in said
     assert "higher" not in said
 
 
 def test_without_a_dense_arm_each_is_compared_with_its_baseline(tmp_path: Path) -> None:
     suite = small(tmp_path, 1, 2, 4)
     said = box_of(suite, planted_tables(suite))["LM loss"]
-    assert said.startswith("LM loss against moe (3.605 [3.575, 3.635]): higher in no_lb (+0.022 [0.018, 0.026])")
+    assert said.startswith("LM loss against moe (3.605 [3.575, 3.635]): higher in no_lb (+0.0220 [0.0180, 0.0260])")
     assert "dense" not in said
 
 
@@ -390,8 +393,29 @@ def test_missing_runs_are_named_in_the_answer(tmp_path: Path) -> None:
 def test_the_terminal_gets_strings_only(suite: Suite, tables: Tables) -> None:
     losses, routing, verdicts = suite_summary(suite, tables).tables
     assert losses.columns[:3] == ("arm", "LM loss, mean of domains", "minus dense")
-    assert losses.rows[1][:3] == ("moe", "3.605", "−0.015")
+    assert losses.rows[1][:3] == ("moe", "3.605", "−0.0150")
     assert losses.numeric[:2] == (False, True)
     assert routing.rows[2][:3] == ("no_lb", "2", "72.3\u00a0%")
     assert verdicts.rows[1][:3] == ("moe", "3", "learned specialisation")
     assert all(isinstance(cell, str) for table in (losses, routing, verdicts) for row in table.rows for cell in row)
+
+
+def test_arms_that_ended_at_other_steps_are_marked(suite: Suite, tables: Tables) -> None:
+    early = tuple(replace(row, step=12) if row.arm == "no_lb" else row for row in tables.loss_differences)
+    apart = tuple(replace(row, step=12) if row.arm == "no_lb" else row for row in tables.information_differences)
+    said = box_of(suite, replace(tables, loss_differences=early, information_differences=apart))
+    assert "no_lb (+0.0070 [0.0030, 0.0110]; at step 12 against 96)" in said["LM loss"]
+    assert "in layer 3 (at step 12 against 96); top2" in said["Specialisation"]
+
+
+def test_seeds_are_counted_where_arms_have_different_ones(suite: Suite, tables: Tables) -> None:
+    uneven = tuple(replace(row, seeds=1 if row.arm == "top2" else 2) for row in tables.information_differences)
+    said = box_of(suite, replace(tables, information_differences=uneven))["Specialisation"]
+    assert "no_lb (2 seeds) 0.0 [−1.0, 1.0] in layer 2" in said
+    assert "top2 (1 seed) " in said
+
+
+def test_an_arm_that_cannot_be_paired_is_still_named(suite: Suite, tables: Tables) -> None:
+    alone = tuple(row for row in tables.loss_differences if row.arm != "moe" and row.against != "moe")
+    said = box_of(suite, replace(tables, loss_differences=alone))["LM loss"]
+    assert "Compared with nothing: moe 3.605 [3.575, 3.635]." in said
