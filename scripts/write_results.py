@@ -57,6 +57,8 @@ def page(suite: Suite, tables: Tables, drawn: list[Drawing], folder: str) -> Ite
         yield f"**{warning}**\n"
     for answer in answers(suite, tables):
         yield f"**{answer.heading}.** {' '.join(map(plain, answer.sentences))}\n"
+    if suite.note and suite.conclusive:
+        yield f"**Recipe.** {plain(suite.note)}\n"
     for table in suite_summary(suite, tables).tables:
         yield from markdown(table)
     yield "## Figures\n"

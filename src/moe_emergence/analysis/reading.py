@@ -28,6 +28,8 @@ def read_suite(folder: Path) -> Suite:
     Raises:
         AnalysisError: a file or key is missing, torn or of the wrong kind, or two runs were made on different data.
     """
+    if not (folder / SUITE).exists():
+        raise AnalysisError(f"{folder} holds no {SUITE}: give a suite's folder, as in runs/quickstart, not a run's")
     suite = read_json(folder / SUITE)
     arms = tuple(_arm(fields) for fields in suite.groups("arms"))
     seeds = suite.wholes("seeds")

@@ -270,7 +270,10 @@ def load_prepared(folder: Path) -> PreparedData:
         recorded = {**manifest["sha256"], TOKENIZER: manifest["tokenizer_digest"]}
         found = {name: _file_digest(folder / name) for name in recorded}
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise DataError(f"no prepared data in {folder} ({error}): delete it and run again") from error
+        raise DataError(
+            f"no prepared data in {folder} ({error}): give the command that made the runs again, which makes it anew "
+            "(delete what is left of the folder first)"
+        ) from error
     changed = [name for name in recorded if found[name] != recorded[name]]
     if changed:
         raise DataError(f"{folder / changed[0]} has changed since it was prepared: delete {folder} and run again")

@@ -145,7 +145,8 @@ def _not_shown(p_values: Sequence[float]) -> str:
         return f"{'All are' if len(p_values) > 1 else 'It is'} beyond chance (p < {ALPHA}, Holm over layers)."
     if unclear == len(p_values):
         return f"{'None is' if unclear > 1 else 'It is not'} shown to differ from 0 (p ≥ {ALPHA}, Holm over layers)."
-    return f"{unclear} of these {len(p_values)} {'is' if unclear == 1 else 'are'} not shown to differ from 0 (p ≥ {ALPHA}, Holm over layers)."
+    are = "is" if unclear == 1 else "are"
+    return f"{unclear} of these {len(p_values)} {are} not shown to differ from 0 (p ≥ {ALPHA}, Holm over layers)."
 
 
 def _classes(tables: Tables, arm: str) -> Iterator[str]:

@@ -39,9 +39,10 @@ def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         title=specialisation_finding(tables),
         reading=(
             f"How much a token's first expert tells of its domain, I(E;D), at the last step; {scale}. {INTERVALS} A "
-            "router has learned to tell domains apart where its mark is beyond both kinds of bar: permuted documents "
-            f"(black), and {FRESH_GATES} untrained gates on the same hidden states (grey), which separate domains "
-            f"too. Bars: central 95{GAP}%. Probe set, {sample}."
+            "router has learned to tell domains apart where its mark is beyond both kinds of bar, permuted documents "
+            f"(black) and {FRESH_GATES} untrained gates on the same hidden states (grey), which separate domains too; "
+            f"filled where that holds after adjusting for the run's layers. Bars: central 95{GAP}%. Probe set, "
+            f"{sample}."
         ),
         make=partial(specialisation_marks, last, [row for row in rows if row.step == begun], tables.verdicts, legend),
     )

@@ -36,12 +36,13 @@ class _Document:
 
 
 def suite_passages(suite: Suite, tables: Tables) -> list[ArmPassages]:
-    """Of every arm with experts the last layer, of the first arm all of them.
+    """Of every arm with experts its first seed's last layer, of the first arm all layers.
 
     Raises:
         DataError: the prepared data is not there or has changed.
     """
-    runs = [run for run in suite.runs if run.manifest.moe_layers and run.seed == suite.seeds[0]]
+    first_of = {run.arm: run for run in reversed(suite.runs) if run.manifest.moe_layers}
+    runs = [run for run in suite.runs if first_of.get(run.arm) is run]
     if not runs:
         return []
     data = prepared(suite)
