@@ -81,7 +81,8 @@ def test_every_number_in_a_table_is_that_of_its_csv(planted: Path, open_page) ->
     tables = page.locator("table").all()
     names = [table.get_attribute("data-table") for table in tables]
     assert names == [
-        "verdicts", "information", "information_changes", "information_differences", "arms", "runs", "shares", "first_choice_shares",
+        "verdicts", "information", "information_changes", "information_differences", "arms", "runs", "shares",
+        "first_choice_shares",
         "class_information", "token_classes", "routing", "first_choice_routing", "loss_differences", "arm_losses",
         "receipts", "sources", "format_audit", "costs",
     ]  # fmt: skip
