@@ -20,6 +20,7 @@ from moe_emergence.analysis.information import mutual_information
 from moe_emergence.config import RunConfig, from_dict
 from moe_emergence.experiments import presets
 from moe_emergence.experiments.suites import Arm, Suite
+from moe_emergence.routing import dead_experts, max_violation
 from moe_emergence.training.suite import run_suite
 
 GATES, RATES = (1.0, 10.0, 30.0), (1e-4, 3e-4, 1e-3)
@@ -78,16 +79,16 @@ def results(folder: Path) -> Iterator[Result]:
 
 
 def _result(config: RunConfig, first: dict[str, Any], last: dict[str, Any]) -> Result:
-    counts = [np.array(layer["assignments"]) for layer in last["routing"]]
-    loads = [c.sum(0) / c.sum() for c in counts]
+    counts = [np.array(layer["assignments"]).sum(0) for layer in last["routing"]]
+    loads = [count / count.sum() for count in counts]
     information = _information(last)
     return Result(
         config=config,
         lm_loss=last["lm_loss_macro"],
         information=information,
         gain=information - _information(first),
-        max_violation=max((load.max() * len(load) - 1 for load in loads), default=0.0),
-        dead=sum(int((load < 0.1 / len(load)).sum()) for load in loads),
+        max_violation=max((float(max_violation(load)) for load in loads), default=0.0),
+        dead=sum(int(dead_experts(load).sum()) for load in loads),
     )
 
 

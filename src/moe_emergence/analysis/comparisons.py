@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +55,7 @@ class LossDifferenceRow:
 @dataclass(frozen=True, kw_only=True)
 class InformationDifferenceRow:
     """I(E;D) of the first choice at the last step, `arm` minus `against`, bits, corrected for bias; the rest as in
-    `LossDifferenceRow`.
+    `LossDifferenceRow`. A change since the start has the arm itself as `against`, at step 0.
 
     Attributes:
         share, low_share, high_share: difference and interval ÷ H(D).
@@ -71,33 +70,6 @@ class InformationDifferenceRow:
     against_step: int
     documents: int
     difference: float
-    low: float
-    high: float
-    share: float
-    low_share: float
-    high_share: float
-    seed_low: float
-    seed_high: float
-    p: float
-    p_holm: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class InformationChangeRow:
-    """I(E;D) of the first choice at an arm's last step minus that of its own gates at step 0, bits, corrected for bias.
-
-    Attributes:
-        seeds: the change is their mean; seed_low, seed_high: smallest and largest of a seed.
-        change, low, high: with its 95 % interval over documents; share, low_share, high_share: the same ÷ H(D).
-        p, p_holm: two-sided; Holm over the arm's layers.
-    """
-
-    arm: str
-    layer: int
-    seeds: int
-    step: int
-    documents: int
-    change: float
     low: float
     high: float
     share: float
@@ -140,9 +112,9 @@ def information_difference_rows(suite: Suite, last: LastTraces) -> tuple[Informa
     )
 
 
-def information_change_rows(suite: Suite, last: LastTraces) -> tuple[InformationChangeRow, ...]:
-    """Every arm with experts against its own beginning."""
-    return tuple(row for arm in suite.arms for row in _information_changes(suite.runs_of(arm.name), suite, last))
+def information_change_rows(suite: Suite, last: LastTraces) -> tuple[InformationDifferenceRow, ...]:
+    """Every arm with experts against its own gates at step 0."""
+    return tuple(row for arm in suite.arms for row in _information_changes(suite, arm.name, last))
 
 
 def compared_arms(suite: Suite) -> Iterator[tuple[str, str]]:
@@ -262,72 +234,48 @@ def _information_differences(
 ) -> Iterator[InformationDifferenceRow]:
     runs = paired_runs(suite, arm, against)
     pairs = [(last[arm, run.seed], last[against, run.seed]) for run, _ in runs]
-    for layer, found in _by_layer(pairs):
-        yield InformationDifferenceRow(
-            arm=arm,
-            against=against,
-            layer=layer,
-            step=max(run.last_step for run, _ in runs),
-            against_step=max(other.last_step for _, other in runs),
-            difference=found.difference.value,
-            **_measured(found, suite),
-        )
+    return _differences(suite, arm, against, pairs)
 
 
-def _information_changes(runs: Sequence[Run], suite: Suite, last: LastTraces) -> Iterator[InformationChangeRow]:
-    if not runs or not runs[0].manifest.moe_layers:
-        return
-    pairs = [(last[run.arm, run.seed], read_trace(run, 0)) for run in runs]
-    for layer, found in _by_layer(pairs):
-        yield InformationChangeRow(
-            arm=runs[0].arm,
-            layer=layer,
-            step=max(run.last_step for run in runs),
-            change=found.difference.value,
-            **_measured(found, suite),
-        )
+def _information_changes(suite: Suite, arm: str, last: LastTraces) -> Iterator[InformationDifferenceRow]:
+    runs = [run for run in suite.runs_of(arm) if run.manifest.moe_layers]
+    pairs = [(last[arm, run.seed], read_trace(run, 0)) for run in runs]
+    return _differences(suite, arm, arm, pairs)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Paired:
-    """One layer's difference between paired traces: mean over seeds, each seed's own, and p after Holm over layers."""
-
-    difference: Difference
-    of_seeds: list[float]
-    p_holm: float
-    documents: int
-
-
-def _by_layer(pairs: Sequence[tuple[Trace, Trace]]) -> Iterator[tuple[int, _Paired]]:
-    """(layer, difference) of traces with the same layers; nothing where they cannot be compared."""
+def _differences(
+    suite: Suite, arm: str, against: str, pairs: Sequence[tuple[Trace, Trace]]
+) -> Iterator[InformationDifferenceRow]:
+    """One row a layer of paired traces, one pair a seed; none where they have no layers in common to compare."""
     layers = [layer.layer for layer in pairs[0][0].layers] if pairs else []
     if not layers or layers != [layer.layer for layer in pairs[0][1].layers] or not measurable(pairs[0][0]):
         return
     domain = pairs[0][0].domain
-    found = []
+    found: list[tuple[Difference, list[float]]] = []
     for place in range(len(layers)):
         ours, theirs = (np.stack([pair[side].layers[place].first_choice for pair in pairs]) for side in (0, 1))
-        alone = [information_difference(a, b, domain).value for a, b in zip(ours, theirs, strict=True)]
-        found.append((information_difference(ours, theirs, domain), alone))
+        of_seeds = [information_difference(a, b, domain).value for a, b in zip(ours, theirs, strict=True)]
+        found.append((information_difference(ours, theirs, domain), of_seeds))
     adjusted = holm(np.array([difference.p for difference, _ in found]))
-    for layer, (difference, alone), p_holm in zip(layers, found, adjusted.tolist(), strict=True):
-        smallest = int(np.bincount(domain).min())
-        yield layer, _Paired(difference=difference, of_seeds=alone, p_holm=p_holm, documents=smallest)
-
-
-def _measured(found: _Paired, suite: Suite) -> dict[str, Any]:
-    """The fields that rows of differences and of changes share."""
-    maximum, interval = math.log2(len(suite.domains)), found.difference.interval
-    return {
-        "seeds": len(found.of_seeds),
-        "documents": found.documents,
-        "low": interval.low,
-        "high": interval.high,
-        "share": found.difference.value / maximum,
-        "low_share": interval.low / maximum,
-        "high_share": interval.high / maximum,
-        "seed_low": min(found.of_seeds),
-        "seed_high": max(found.of_seeds),
-        "p": found.difference.p,
-        "p_holm": found.p_holm,
-    }
+    maximum = math.log2(len(suite.domains))
+    for layer, (difference, of_seeds), p_holm in zip(layers, found, adjusted.tolist(), strict=True):
+        low, high = difference.interval.low, difference.interval.high
+        yield InformationDifferenceRow(
+            arm=arm,
+            against=against,
+            layer=layer,
+            seeds=len(pairs),
+            step=max(ours.step for ours, _ in pairs),
+            against_step=max(theirs.step for _, theirs in pairs),
+            documents=int(np.bincount(domain).min()),
+            difference=difference.value,
+            low=low,
+            high=high,
+            share=difference.value / maximum,
+            low_share=low / maximum,
+            high_share=high / maximum,
+            seed_low=min(of_seeds),
+            seed_high=max(of_seeds),
+            p=difference.p,
+            p_holm=p_holm,
+        )

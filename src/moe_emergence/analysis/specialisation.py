@@ -3,7 +3,7 @@
 A number of routed domains alone proves nothing: a fresh gate on the same hidden states separates domains too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from moe_emergence.analysis.information import domain_information, fresh_gate_values, measured_domain_information
+from moe_emergence.analysis.information import fresh_gate_values, measured_domain_information
 from moe_emergence.analysis.records import Counts, Run, Suite
 from moe_emergence.analysis.statistics import central_range, holm, null_p_value
 from moe_emergence.analysis.traces import LayerTrace, Trace, read_trace, read_traces
@@ -112,9 +112,9 @@ def information_rows(suite: Suite) -> tuple[InformationRow, ...]:
     return tuple(row for run in suite.runs for row in _information_rows(run))
 
 
-def verdict_rows(suite: Suite) -> tuple[VerdictRow, ...]:
-    """One row a run and layer; none where a domain has fewer than 2 probe documents."""
-    return tuple(row for run in suite.runs for row in _verdict_rows(run))
+def verdict_rows(suite: Suite, information: Sequence[InformationRow]) -> tuple[VerdictRow, ...]:
+    """One row a run and layer that `information_rows` has; the traces add how fresh gates go together over layers."""
+    return tuple(row for run in suite.runs for row in _verdict_rows(run, information))
 
 
 def measurable(trace: Trace) -> bool:
@@ -172,23 +172,25 @@ def _information_row(run: Run, trace: Trace, layer: LayerTrace, counted: Counted
     )
 
 
-def _verdict_rows(run: Run) -> Iterator[VerdictRow]:
-    if not run.manifest.moe_layers:
+def _verdict_rows(run: Run, information: Sequence[InformationRow]) -> Iterator[VerdictRow]:
+    rows = [
+        row
+        for row in information
+        if (row.arm, row.seed, row.step, row.counted) == (run.arm, run.seed, run.last_step, FIRST_CHOICE)
+    ]
+    if not rows:
         return
-    first, last = read_trace(run, 0), read_trace(run, run.last_step)
-    if not measurable(last):
-        return
-    observed = np.array([float(domain_information(layer.first_choice, last.domain)) for layer in last.layers])
-    by_chance = [measured_domain_information(layer.first_choice, last.domain).p for layer in last.layers]
-    start, end = fresh_information(first), fresh_information(last)
-    p_chance, p_start, p_end = holm(np.array(by_chance)), westfall_young(observed, start), westfall_young(observed, end)
-    for place, layer in enumerate(last.layers):
+    observed = np.array([row.plug_in for row in rows])
+    start, end = (fresh_information(read_trace(run, step)) for step in (0, run.last_step))
+    p_chance = holm(np.array([row.p_permutation for row in rows]))
+    p_start, p_end = westfall_young(observed, start), westfall_young(observed, end)
+    for place, row in enumerate(rows):
         learned = max(p_chance[place], p_start[place], p_end[place]) < ALPHA
         yield VerdictRow(
             arm=run.arm,
             seed=run.seed,
-            layer=layer.layer,
-            information=float(observed[place]),
+            layer=row.layer,
+            information=row.plug_in,
             p_permutation=float(p_chance[place]),
             p_fresh_end=float(p_end[place]),
             p_fresh_start=float(p_start[place]),

@@ -11,7 +11,6 @@ from typing import Any
 from moe_emergence.analysis.balance import RoutingRow, first_choice_rows, routing_rows
 from moe_emergence.analysis.comparisons import (
     ArmLossRow,
-    InformationChangeRow,
     InformationDifferenceRow,
     LossDifferenceRow,
     arm_loss_rows,
@@ -51,7 +50,7 @@ class Tables:
 
     verdicts: tuple[VerdictRow, ...]
     information: tuple[InformationRow, ...]
-    information_changes: tuple[InformationChangeRow, ...]
+    information_changes: tuple[InformationDifferenceRow, ...]
     information_differences: tuple[InformationDifferenceRow, ...]
     arms: tuple[ArmRow, ...]
     arm_losses: tuple[ArmLossRow, ...]
@@ -81,9 +80,10 @@ def make_tables(suite: Suite) -> Tables:
     last = {(run.arm, run.seed): read_trace(run, run.last_step) for run in suite.runs}
     routed = [trace for trace in last.values() if trace.layers]
     classes = probe_classes(prepared(suite), routed[0]) if routed else {}
+    information = information_rows(suite)
     return Tables(
-        verdicts=verdict_rows(suite),
-        information=information_rows(suite),
+        verdicts=verdict_rows(suite, information),
+        information=information,
         information_changes=information_change_rows(suite, last),
         information_differences=information_difference_rows(suite, last),
         arms=arm_rows(suite),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from moe_emergence.analysis.comparisons import InformationChangeRow, InformationDifferenceRow
+from moe_emergence.analysis.comparisons import InformationDifferenceRow
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, InformationRow
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.analysis.token_rows import ClassInformationRow
@@ -107,7 +107,7 @@ def _difference_sentence(rows: Sequence[InformationDifferenceRow]) -> str:
     )
 
 
-def _change_sentence(rows: Sequence[InformationChangeRow]) -> str:
+def _change_sentence(rows: Sequence[InformationDifferenceRow]) -> str:
     """`Since step 0, in percentage points of the same: moe +6.5 [3.8, 9.2] in layer 2 and …`."""
     parts = []
     for arm in arms_of(rows):
@@ -120,20 +120,20 @@ def _change_sentence(rows: Sequence[InformationChangeRow]) -> str:
     )
 
 
-def _points(rows: Sequence[InformationDifferenceRow] | Sequence[InformationChangeRow]) -> str:
+def _points(rows: Sequence[InformationDifferenceRow]) -> str:
     """One arm's layers."""
     return listed([f"{points_interval(row.share, row.low_share, row.high_share)} in layer {row.layer}" for row in rows])
 
 
-def _all_seeds(rows: Sequence[InformationDifferenceRow] | Sequence[InformationChangeRow]) -> str:
+def _all_seeds(rows: Sequence[InformationDifferenceRow]) -> str:
     """How many seeds every value is the mean of, where it is the same for all."""
     numbers = {row.seeds for row in rows}
     return f" (means of {rows[0].seeds}{GAP}seeds)" if len(numbers) == 1 and rows[0].seeds > 1 else ""
 
 
 def _own_seeds(
-    mine: Sequence[InformationDifferenceRow] | Sequence[InformationChangeRow],
-    rows: Sequence[InformationDifferenceRow] | Sequence[InformationChangeRow],
+    mine: Sequence[InformationDifferenceRow],
+    rows: Sequence[InformationDifferenceRow],
 ) -> str:
     """How many seeds an arm's values are the mean of, where arms differ in it."""
     return f" ({plural(mine[0].seeds, 'seed')})" if len({row.seeds for row in rows}) > 1 else ""

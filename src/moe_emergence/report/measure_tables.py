@@ -1,5 +1,8 @@
 """Tables of the measures with nulls and intervals; long ones show a part and say which."""
 
+from collections.abc import Sequence
+
+from moe_emergence.analysis.comparisons import InformationDifferenceRow
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.specialisation import FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
@@ -81,29 +84,20 @@ def _information(suite: Suite, tables: Tables) -> PageTable:
 
 
 def _information_changes(tables: Tables) -> PageTable:
-    columns = [
-        ARM,
-        LAYER,
-        Column(title="change, bits", field="change", show=n.difference),
-        Column(title="from", field="low", show=n.end),
-        Column(title="to", field="high", show=n.end),
-        Column(title="% of H(D)", field="share", show=n.signed_percent),
-        Column(title="from", field="low_share", show=n.percent),
-        Column(title="to", field="high_share", show=n.percent),
-        Column(title="smallest of a seed, bits", field="seed_low", show=n.end),
-        Column(title="largest", field="seed_high", show=n.end),
-        *P,
-        SEEDS,
-        SMALLEST,
-    ]
     title = "Domain information: last step minus step 0 of the same runs, first choice"
-    return make_table("information_changes", title, tables.information_changes, columns)
+    return _differences_table("information_changes", title, tables.information_changes, [ARM])
 
 
 def _information_differences(tables: Tables) -> PageTable:
+    title = "Domain information: each arm minus its baseline, first choice, last step"
+    return _differences_table("information_differences", title, tables.information_differences, [ARM, AGAINST])
+
+
+def _differences_table(
+    name: str, title: str, rows: Sequence[InformationDifferenceRow], of: Sequence[Column]
+) -> PageTable:
     columns = [
-        ARM,
-        AGAINST,
+        *of,
         LAYER,
         Column(title="difference, bits", field="difference", show=n.difference),
         Column(title="from", field="low", show=n.end),
@@ -117,8 +111,7 @@ def _information_differences(tables: Tables) -> PageTable:
         SEEDS,
         SMALLEST,
     ]
-    title = "Domain information: each arm minus its baseline, first choice, last step"
-    return make_table("information_differences", title, tables.information_differences, columns)
+    return make_table(name, title, rows, columns)
 
 
 def _class_information(suite: Suite, tables: Tables) -> PageTable:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from moe_emergence.analysis.comparisons import InformationChangeRow, InformationDifferenceRow
+from moe_emergence.analysis.comparisons import InformationDifferenceRow
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, LEARNED, NOT_LEARNED, InformationRow, VerdictRow
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.analysis.token_rows import ClassInformationRow
@@ -37,7 +37,7 @@ def layer_names(layers: Sequence[int]) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {listed([str(layer) for layer in layers])}"
 
 
-def arms_of(rows: Iterable[VerdictRow | InformationRow | InformationDifferenceRow | InformationChangeRow]) -> list[str]:
+def arms_of(rows: Iterable[VerdictRow | InformationRow | InformationDifferenceRow]) -> list[str]:
     """Arms in the order of the table."""
     return list(dict.fromkeys(row.arm for row in rows))
 
@@ -131,6 +131,6 @@ def information_difference_finding(rows: Sequence[InformationDifferenceRow]) -> 
     top = max(apart, key=lambda row: abs(row.share))
     change = points_interval(top.share, top.low_share, top.high_share)
     return (
-        f"{len(apart)} of {plural(len(rows), 'difference')} to the baseline shown; largest: {top.arm} against "
-        f"{top.against}, layer {top.layer}: {change} points"
+        f"{len(apart)} of {plural(len(rows), 'difference')} to the baseline are beyond chance; largest: {top.arm} "
+        f"against {top.against}, layer {top.layer}: {change} points"
     )

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import ttest_1samp
 from synthetic_suite import DOCUMENTS, PlantedArm, PlantedSuite, quickstart_like, write_suite
 
-from moe_emergence.analysis.comparisons import InformationChangeRow, compared_arms, loss_difference_rows
+from moe_emergence.analysis.comparisons import compared_arms, loss_difference_rows
 from moe_emergence.analysis.information import information_difference
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.statistics import holm
@@ -113,9 +113,8 @@ def test_a_seed_s_own_difference_is_the_difference_where_there_is_one_seed(tmp_p
     tables = make_tables(read_suite(write_suite(tmp_path, quickstart_like(steps=6, looks=(0, 6)))))
     assert tables.information_differences
     for row in (*tables.information_differences, *tables.information_changes):
-        value = row.change if isinstance(row, InformationChangeRow) else row.difference
-        assert row.seed_low == row.seed_high == value
-        assert row.low < value < row.high
+        assert row.seed_low == row.seed_high == row.difference
+        assert row.low < row.difference < row.high
 
 
 def test_changes_are_against_the_same_runs_first_step(folder: Path, tables: Tables) -> None:
@@ -123,8 +122,8 @@ def test_changes_are_against_the_same_runs_first_step(folder: Path, tables: Tabl
     row = next(r for r in tables.information_changes if (r.arm, r.layer) == ("moe", 3))
     ends = [np.stack([read_trace(run, step).layers[1].first_choice for run in suite.runs_of("moe")]) for step in (6, 0)]
     expected = information_difference(*ends, read_trace(suite.runs_of("moe")[0], 6).domain)
-    assert (row.change, row.low, row.high) == (expected.value, expected.interval.low, expected.interval.high)
-    assert (row.seeds, row.step, row.documents) == (2, 6, DOCUMENTS)
+    assert (row.difference, row.low, row.high) == (expected.value, expected.interval.low, expected.interval.high)
+    assert (row.against, row.seeds, row.step, row.against_step, row.documents) == ("moe", 2, 6, 0, DOCUMENTS)
     assert row.low > 0, "planted: from uniform to specialists"
     flat = next(r for r in tables.information_changes if (r.arm, r.layer) == ("moe_blocks", 2))
     assert flat.p_holm > 0.05

@@ -90,7 +90,7 @@ def test_information_is_that_of_the_trace(tmp_path: Path) -> None:
 def test_one_domain_tells_nothing_apart(tmp_path: Path) -> None:
     arm = replace(planted(SPECIALISTS[:1], fresh=0.3))
     suite = read_suite(write_suite(tmp_path, PlantedSuite(arms=(arm,), domains=("code",), steps=4, looks=(0, 4))))
-    assert information_rows(suite) == verdict_rows(suite) == ()
+    assert information_rows(suite) == verdict_rows(suite, ()) == ()
 
 
 def test_westfall_and_young_by_hand() -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from moe_emergence.analysis.balance import first_choice_rows, routing_rows
 from moe_emergence.analysis.comparisons import (
     ArmLossRow,
-    InformationChangeRow,
     InformationDifferenceRow,
     LossDifferenceRow,
 )
@@ -119,9 +118,10 @@ def _information_changes(suite: Suite, shares: Shares):
         for layer in runs[0].manifest.moe_layers if runs else ():
             gaps = [share_of(run, layer, shares) - 0.035 for run in runs]
             gap = sum(gaps) / len(gaps)
-            yield InformationChangeRow(
-                arm=arm.name, layer=layer, seeds=len(gaps), step=runs[0].last_step, documents=60,
-                change=gap * bits, low=(gap - 0.01) * bits, high=(gap + 0.01) * bits,
+            yield InformationDifferenceRow(
+                arm=arm.name, against=arm.name, layer=layer, seeds=len(gaps), step=runs[0].last_step, against_step=0,
+                documents=60,
+                difference=gap * bits, low=(gap - 0.01) * bits, high=(gap + 0.01) * bits,
                 share=gap, low_share=gap - 0.01, high_share=gap + 0.01,
                 seed_low=min(gaps) * bits, seed_high=max(gaps) * bits,
                 p=0.02, p_holm=0.04 if abs(gap) > 0.01 else 0.3,

@@ -108,7 +108,8 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
             "Most domain information at the end: moe, layer 3: 8.4 % [7.8, 9.0] of H(D), from 3.5 % [2.9, 4.1]"
         ),
         "information-differences": (
-            "3 of 6 differences to the baseline shown; largest: no_lb against moe, layer 3: −4.4 [−5.4, −3.4] points"
+            "3 of 6 differences to the baseline are beyond chance; largest: no_lb against moe, layer 3: −4.4 [−5.4, "
+            "−3.4] points"
         ),
         "heatmap-moe": (
             "moe: in layer 3, 36.0 % [32.4, 39.6] of code assignments go to expert 5, 2.88 times the uniform 12.5 %"
