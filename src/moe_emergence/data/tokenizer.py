@@ -47,9 +47,3 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text. A special token's name inside a text is text like any other."""
     tokenizer.encode_special_tokens = True
     return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-
-def character_spans(tokenizer: Tokenizer, text: str) -> list[tuple[int, int]]:
-    """Each token's [start, end) in characters of `text`; tokens inside one multi-byte character share its span."""
-    tokenizer.encode_special_tokens = True
-    return list(tokenizer.encode(text, add_special_tokens=False).offsets)

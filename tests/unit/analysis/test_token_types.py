@@ -177,6 +177,17 @@ def test_offsets_of_pieces_of_a_character(embedded: Tokenizer) -> None:
     assert offsets.count([1, 2]) > 1
 
 
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+@settings(max_examples=150, deadline=None)
+def test_offsets_are_the_tokenizer_s_own(text: str) -> None:
+    """The library knows its offsets while it encodes; ours come from the recorded ids, long after."""
+    tokenizer = load_tokenizer()
+    tokenizer.encode_special_tokens = True
+    encoded = tokenizer.encode(text, add_special_tokens=False)
+    own = character_offsets(encoded.ids, text, tokenizer, document="d")
+    assert [tuple(pair) for pair in own.tolist()] == encoded.offsets
+
+
 def test_a_beginning_may_stop_inside_a_character(embedded: Tokenizer) -> None:
     (ids,) = encode(embedded, ["x = '漢"])
     offsets = character_offsets(ids[:-1], "x = '漢字'", embedded, document="d")

@@ -1,4 +1,4 @@
-"""The tokenizer: any text comes back exactly, and every token's characters are known exactly."""
+"""The tokenizer: any text comes back exactly, and every token's bytes are known."""
 
 import string
 
@@ -11,7 +11,6 @@ from moe_emergence.data.blocks import token_byte_lengths
 from moe_emergence.data.corpora import Corpus
 from moe_emergence.data.tokenizer import (
     END_OF_TEXT,
-    character_spans,
     encode,
     end_of_text_id,
     tokenizer_digest,
@@ -36,24 +35,10 @@ def embedded() -> Tokenizer:
     return load_tokenizer()
 
 
-def cut(tokenizer: Tokenizer, text: str) -> str:
-    """The characters of each token put together; a character of several tokens once."""
-    pieces, reached = [], 0
-    for start, end in character_spans(tokenizer, text):
-        assert start <= end
-        if end > reached:
-            assert start == reached, f"characters {reached} to {start} belong to no token"
-            pieces.append(text[start:end])
-            reached = end
-    return "".join(pieces)
-
-
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS.keys())
-def test_text_comes_back_and_spans_cover_it(embedded: Tokenizer, text: str) -> None:
+def test_text_comes_back(embedded: Tokenizer, text: str) -> None:
     (ids,) = encode(embedded, [text])
     assert embedded.decode(ids, skip_special_tokens=False) == text
-    assert len(character_spans(embedded, text)) == len(ids)
-    assert cut(embedded, text) == text
     assert token_byte_lengths(embedded)[ids].sum() == len(text.encode())
 
 
@@ -63,24 +48,7 @@ def test_any_text_comes_back(text: str) -> None:
     tokenizer = load_tokenizer()
     (ids,) = encode(tokenizer, [text])
     assert tokenizer.decode(ids, skip_special_tokens=False) == text
-    assert cut(tokenizer, text) == text
     assert token_byte_lengths(tokenizer)[ids].sum() == len(text.encode())
-
-
-def test_a_token_s_span_holds_its_own_characters(embedded: Tokenizer) -> None:
-    """For ASCII text, where a token is whole characters: its span is its decoded text, at any line or tab."""
-    text = TEXTS["multi-line string"] + TEXTS["tabs"]
-    (ids,) = encode(embedded, [text])
-    spans = character_spans(embedded, text)
-    assert [text[a:b] for a, b in spans] == [embedded.decode([i], skip_special_tokens=False) for i in ids]
-
-
-def test_tokens_inside_one_character_share_its_span(embedded: Tokenizer) -> None:
-    spans = character_spans(embedded, "a漢b")
-    assert spans[0] == (0, 1)
-    assert spans[-1] == (2, 3)
-    assert set(spans[1:-1]) == {(1, 2)}
-    assert len(spans) > 3
 
 
 def test_a_special_token_s_name_in_a_text_is_text() -> None:
@@ -89,7 +57,6 @@ def test_a_special_token_s_name_in_a_text_is_text() -> None:
     (ids,) = encode(fresh, [text])
     assert end_of_text_id(fresh) not in ids
     assert len(ids) > 3
-    assert len(character_spans(load_tokenizer(), text)) == len(ids)
 
 
 def test_encoding_leaves_the_digest_alone(embedded: Tokenizer) -> None:
