@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from moe_emergence.analysis.files import replace_file
 from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.style import add_title, styled
-from moe_emergence.report.svg import compact, cropped, data_uri
+from moe_emergence.report.svg import cropped, data_uri
 
 PNG_DOTS_PER_INCH = 170
 CSS_DOTS_PER_INCH = 96
@@ -36,7 +36,7 @@ def keep(drawing: Drawing, folder: Path) -> Picture:
         figure = drawing.make()
         width = round(figure.get_figwidth() * CSS_DOTS_PER_INCH)
         added = add_title(figure, drawing.title)
-        svg, png = compact(_svg(figure)), _png(figure)
+        svg, png = _svg(figure), _png(figure)
     replace_file(folder / f"{drawing.name}.svg", svg)
     replace_file(folder / f"{drawing.name}.png", png)
     return Picture(
