@@ -230,7 +230,7 @@ def test_any_number_of_domains_experts_slots_and_layers(
             assert drawing.make().axes
         else:
             picture = keep(drawing, tmp_path / "figures")
-            assert picture.source.startswith("data:image/svg+xml,%3Csvg ")
+            assert picture.source.startswith("data:image/svg+xml,%3C?xml ")
             assert (tmp_path / f"figures/{drawing.name}.png").read_bytes().startswith(b"\x89PNG")
 
 
