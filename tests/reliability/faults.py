@@ -39,7 +39,7 @@ _CREATING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 class Board:
     """A few numbers shared with the zygote, which outlive the child that writes them."""
 
-    _FIELDS = ("phase", "operations", "forwards", "micro_steps")
+    _FIELDS = ("phase", "operations", "forwards")
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, 8 * len(self._FIELDS))
@@ -69,7 +69,6 @@ def plant(fault: dict[str, Any] | None, board: Board, folder: str) -> None:
     kind = arguments.pop("kind")
     if kind == "signal":
         watch_phases(board, signals_at(board, **arguments))
-        count_forwards(board)
         return
     watch_phases(board)
     if kind == "size limit":
@@ -85,22 +84,24 @@ def plant(fault: dict[str, Any] | None, board: Board, folder: str) -> None:
 # Phases
 
 
-def watch_phases(board: Board, entered: Callable[[str], None] = lambda phase: None) -> None:
-    """Write the current phase to the board; `entered` is called inside it, before the function's own work."""
+def watch_phases(board: Board, passing: Callable[[str, bool], None] = lambda phase, leaving: None) -> None:
+    """Write the current phase to the board; `passing` is called inside it, before and after the function's own work."""
     for phase, functions in PHASES.items():
         for module, name in functions:
             if phase in ("analysis", "report") and module not in sys.modules:
                 continue  # imported by their commands alone
-            _wrap(importlib.import_module(module), name, _marked(board, phase, entered))
+            _wrap(importlib.import_module(module), name, _marked(board, phase, passing))
 
 
-def _marked(board: Board, phase: str, entered: Callable[[str], None]) -> Callable[..., Any]:
+def _marked(board: Board, phase: str, passing: Callable[[str, bool], None]) -> Callable[..., Any]:
     def around(real: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         before = board.get("phase")
         board.put("phase", NAMES.index(phase))
         try:
-            entered(phase)
-            return real(*arguments, **options)
+            passing(phase, False)
+            result = real(*arguments, **options)
+            passing(phase, True)
+            return result
         finally:
             board.put("phase", before)
 
@@ -112,45 +113,38 @@ def _wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
     setattr(owner, name, lambda *arguments, **options: around(real, *arguments, **options))
 
 
-def count_forwards(board: Board) -> None:
-    """Count the model's forward passes after a signal was sent."""
-    from transformers import GPT2Model
-
-    def around(real: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        board.add("micro_steps")
-        if board.get("forwards") >= 0 and board.get("operations"):
-            board.add("forwards")
-        return real(*arguments, **options)
-
-    _wrap(GPT2Model, "forward", around)
-
-
-def signals_at(board: Board, *, phase: str, call: int, number: int, forward: int = 0) -> Callable[[str], None]:
-    """Send this process a signal inside the `call`-th call (from 1) of a phase.
+def signals_at(board: Board, *, phase: str, call: int, number: int, at: int = 0, again: bool = False) -> Callable[[str, bool], None]:
+    """Send this process a signal in the `call`-th call (from 1) of a phase's functions.
 
     Args:
-        forward: not at its beginning, but in its forward pass of that number (from 1).
+        at: the forward pass of the model within that call (from 1) that it comes in; 0 stands for the call's
+            beginning, -1 for its end.
+        again: send it twice.
     """
     calls = 0
 
-    def send() -> None:
-        board.put("operations", 1)
+    def passing(now: str, leaving: bool) -> None:
+        nonlocal calls
+        if now != phase:
+            return
+        calls += not leaving
+        if calls != call:
+            return
+        if at > 0 and not leaving:
+            _at_forward(board, at, [number] * (1 + again))
+        elif at == (-1 if leaving else 0):
+            _send(board, [number] * (1 + again))
+
+    return passing
+
+
+def _send(board: Board, numbers: list[int]) -> None:
+    _count_forwards(board)
+    for number in numbers:
         os.kill(os.getpid(), number)
 
-    def entered(now: str) -> None:
-        nonlocal calls
-        calls += now == phase
-        if now == phase and calls == call:
-            calls += 1
-            if forward:
-                _at_forward(forward, send)
-            else:
-                send()
 
-    return entered
-
-
-def _at_forward(number: int, act: Callable[[], None]) -> None:
+def _at_forward(board: Board, wanted: int, numbers: list[int]) -> None:
     from transformers import GPT2Model
 
     done = 0
@@ -158,8 +152,19 @@ def _at_forward(number: int, act: Callable[[], None]) -> None:
     def around(real: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         nonlocal done
         done += 1
-        if done == number:
-            act()
+        if done == wanted:
+            _send(board, numbers)
+        return real(*arguments, **options)
+
+    _wrap(GPT2Model, "forward", around)
+
+
+def _count_forwards(board: Board) -> None:
+    """Count the forward passes that begin from now on."""
+    from transformers import GPT2Model
+
+    def around(real: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        board.add("forwards")
         return real(*arguments, **options)
 
     _wrap(GPT2Model, "forward", around)

@@ -160,7 +160,7 @@ class Runs:
         self.seconds[repr(config)] = self.zygote.train(config, folder).check(FINISHED).seconds
 
     def _stop(self, config: RunConfig, step: int, folder: Path) -> None:
-        stop = {"kind": "signal", "phase": "step", "call": step, "number": 15}
+        stop = {"kind": "signal", "phase": "step", "call": step, "number": 15, "at": -1}
         self.zygote.train(config, folder, fault=stop)
         assert checkpoints(folder)[-1].name == f"step-{step:06d}"
 

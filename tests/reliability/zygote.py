@@ -20,11 +20,13 @@ from moe_emergence import cli
 from moe_emergence.config import from_dict
 from moe_emergence.data.blocks import prepare
 from moe_emergence.data.corpora import load_corpus
+from moe_emergence.errors import Interrupted, MoEEmergenceError
 from moe_emergence.models.base import load_tokenizer
 from moe_emergence.tracking.console import RunConsole
-from moe_emergence.training import loop
+from moe_emergence.training import evaluation, loop, trace
 
 torch.set_num_threads(1)
+evaluation.BATCH = trace.BATCH = 4  # several forward passes in each look, to be stopped between
 
 
 class Attempts:
@@ -114,7 +116,11 @@ class Attempts:
     def _carry_out(self, request: dict[str, Any]) -> int:
         if request.get("command"):
             return cli.main(request["command"])
-        loop.train(from_dict(request["config"]), Path(request["folder"]), resume=True, console=RunConsole())
+        try:
+            loop.train(from_dict(request["config"]), Path(request["folder"]), resume=True, console=RunConsole())
+        except MoEEmergenceError as error:
+            print(error, file=sys.stderr)
+            return 75 if isinstance(error, Interrupted) else 2
         return 0
 
 
