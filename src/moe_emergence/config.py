@@ -132,9 +132,11 @@ class TrainingConfig:
     collapse_rule: Literal["excess", "reference"] = "excess"
     """`excess`: hot or dead experts in two windows in a row; `reference`: one expert above 60 % in three checks in
     a row."""
+    max_skipped: int = 3
+    """A step whose loss or gradient is not finite is skipped; this many in a row end the run."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints"):
+        for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "max_skipped"):
             _require(getattr(self, name) >= 1, f"training.{name} must be at least 1; got {getattr(self, name)}")
         _require(
             self.evaluations >= 2,
@@ -154,6 +156,10 @@ class ExecutionConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = None
     """CPU threads of this process; None leaves torch's choice."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: matrix products under autocast; weights, optimiser and router stay fp32."""
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """How several processes (torchrun, `accelerate launch`) hold the model: whole in each, or in shards."""
     experts_implementation: Literal["eager", "grouped_mm", "batched_mm"] = "grouped_mm"
     trackers: tuple[str, ...] = ()
     """Any of tensorboard, trackio, wandb; metrics.jsonl is always written."""
