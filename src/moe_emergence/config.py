@@ -7,7 +7,7 @@ import dataclasses
 import json
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import NoneType, UnionType
 from typing import Any, Literal
@@ -15,12 +15,20 @@ from typing import Any, Literal
 from moe_emergence.errors import ConfigError
 
 EMBEDDED = "embedded"
-_WINDOW = re.compile(r"sequence|global_batch|blocks:[1-9]\d*")
+RouterKind = Literal["learned", "frozen", "hash", "round_robin"]
+ROUTERS: tuple[str, ...] = typing.get_args(RouterKind)
+ASSIGNING_ROUTERS = ("hash", "round_robin")
+"""Routers that no hidden state moves: they assign a token by its id or its position."""
+_WINDOW = re.compile(r"sequence|global_batch|ema|blocks:[1-9]\d*")
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _require_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    _require(value in choices, f"{name} must be one of {', '.join(choices)}; got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +65,15 @@ class MoEConfig:
     balance_coef: float = 0.01
     """Weight of the Switch load-balancing loss; 0 turns it off."""
     balance_window: str = "global_batch"
-    """Tokens over which loads are counted: `sequence`, `blocks:n` (groups of n sequences) or `global_batch`."""
+    """Tokens over which loads are counted: `sequence`, `blocks:n` (groups of n sequences), `global_batch`, or `ema`
+    (a moving average of the global batches up to this one)."""
+    balance_decay: float = 0.9
+    """Weight d of the past in the window `ema`, f = d·f + (1 − d)·load, 0 <= d < 1; 0 is `global_batch`."""
+    balance_counts: Literal["exact", "running"] = "exact"
+    """`exact` counts the whole step before its first backward, a forward more with micro-batches; `running` spares it
+    and takes the counts up to and with each micro-batch, an approximation; it needs the window `global_batch`."""
+    bias_rate: float = 0.0
+    """Step u of the loss-free bias that each expert's score is chosen by (published 1e-3); 0 turns it off."""
     z_coef: float = 0.001
     """Weight of the router z-loss; 0 turns it off."""
     noise_std: float = 0.1
@@ -66,8 +82,9 @@ class MoEConfig:
     """Share of the steps over which that noise falls linearly to 0."""
     perturbation: float = 1e-3
     """Noise on each copied expert parameter, as a share of that parameter's standard deviation."""
-    router: Literal["learned", "frozen"] = "learned"
-    """`frozen` keeps the gate at its random initialisation (a null)."""
+    router: RouterKind = "learned"
+    """Nulls: `frozen` keeps the gate at its random initialisation; `hash` goes by the token's id alone and
+    `round_robin` by its position alone."""
 
     def __post_init__(self) -> None:
         _require(self.num_experts >= 1, f"moe.num_experts must be at least 1; got {self.num_experts}")
@@ -75,12 +92,28 @@ class MoEConfig:
             1 <= self.top_k <= self.num_experts,
             f"moe.top_k must lie between 1 and moe.num_experts ({self.num_experts}); got {self.top_k}",
         )
-        for name in ("balance_coef", "z_coef", "noise_std", "perturbation"):
+        for name in ("balance_coef", "z_coef", "noise_std", "perturbation", "bias_rate"):
             _require(getattr(self, name) >= 0, f"moe.{name} must not be negative; got {getattr(self, name)}")
         _require(0 <= self.noise_anneal <= 1, f"moe.noise_anneal must lie between 0 and 1; got {self.noise_anneal}")
         _require(
             _WINDOW.fullmatch(self.balance_window) is not None,
-            f"moe.balance_window must be sequence, blocks:n or global_batch; got {self.balance_window!r}",
+            f"moe.balance_window must be sequence, blocks:n, global_batch or ema; got {self.balance_window!r}",
+        )
+        _require(
+            0 <= self.balance_decay < 1,
+            f"moe.balance_decay must be at least 0 and below 1; got {self.balance_decay}",
+        )
+        _require_choice("moe.balance_counts", self.balance_counts, ("exact", "running"))
+        _require_choice("moe.router", self.router, ROUTERS)
+        _require(
+            self.balance_counts == "exact" or self.balance_window == "global_batch",
+            f"moe.balance_counts 'running' needs moe.balance_window 'global_batch'; got {self.balance_window!r}: "
+            "change the window, or count 'exact'",
+        )
+        _require(
+            self.bias_rate == 0 or self.router not in ASSIGNING_ROUTERS,
+            f"moe.bias_rate must be 0 with moe.router {self.router!r}, which has no scores to bias; got "
+            f"{self.bias_rate}",
         )
         _require(self.layers is None or len(self.layers) > 0, "moe.layers must name at least one block; got none")
 
@@ -132,9 +165,11 @@ class TrainingConfig:
     collapse_rule: Literal["excess", "reference"] = "excess"
     """`excess`: hot or dead experts in two windows in a row; `reference`: one expert above 60 % in three checks in
     a row."""
+    max_skipped: int = 3
+    """A step whose loss or gradient is not finite is skipped; this many in a row end the run."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints"):
+        for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "max_skipped"):
             _require(getattr(self, name) >= 1, f"training.{name} must be at least 1; got {getattr(self, name)}")
         _require(
             self.evaluations >= 2,
@@ -154,6 +189,10 @@ class ExecutionConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = None
     """CPU threads of this process; None leaves torch's choice."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: matrix products under autocast; weights, optimiser and router stay fp32."""
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """How several processes (torchrun, `accelerate launch`) hold the model: whole in each, or in shards."""
     experts_implementation: Literal["eager", "grouped_mm", "batched_mm"] = "grouped_mm"
     trackers: tuple[str, ...] = ()
     """Any of tensorboard, trackio, wandb; metrics.jsonl is always written."""
@@ -224,7 +263,7 @@ def _from_json(annotation: Any, value: Any, name: str) -> Any:
         _require(isinstance(value, list), f"{name} must be a list; got {value!r}")
         return tuple(_from_json(inner[0], part, name) for part in value)
     if origin is Literal:
-        _require(value in inner, f"{name} must be one of {', '.join(inner)}; got {value!r}")
+        _require_choice(name, value, inner)
         return value
     if annotation is float and type(value) is int:
         return float(value)

@@ -6,6 +6,7 @@ NumPy array; every function returns torch tensors. "Collapse" below means that t
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,15 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from moe_emergence.errors import ModelError
+
 DEAD_SHARE = 0.1
 """An expert is dead below this multiple of the balanced load 1/E."""
 HOT_EXCESS = 3 / 7
 """An expert is hot above this excess: a load of 0.50 at E = 8, k = 1."""
 
+LoadsOf = Callable[[Sequence[Tensor], torch.dtype], tuple[Tensor, ...]]
+"""[sequences, experts] counts, one entry a layer, to loads of the same shape."""
 Load = Float[Tensor, " experts"] | Float[np.ndarray, " experts"]
 
 
@@ -29,9 +34,10 @@ class RouterOutput:
     topk_weights: Float[Tensor, "tokens slots"]
     """What each chosen expert's output is multiplied by."""
     topk_indices: Int[Tensor, "tokens slots"]
-    """The chosen experts, most probable first."""
+    """The chosen experts, most probable first (highest sum of probability and bias, where a router has one)."""
     router_probs: Float[Tensor, "tokens experts"]
-    """Softmax after noise: what chose the experts, and what the balance loss acts on."""
+    """Softmax after noise: what chose the experts (with the loss-free bias, where there is one), and what the balance
+    loss acts on."""
     router_probs_clean: Float[Tensor, "tokens experts"]
     """Softmax before noise: what analyses use."""
     router_logits: Float[Tensor, "tokens experts"]
@@ -59,7 +65,23 @@ class RoutingContext:
     window_loads: tuple[Float[Tensor, "batch experts"], ...] | None = None
     """For each MoE layer, in order, the load of each sequence's balance window, counted over the whole optimiser step
     beforehand; None takes this forward's own sequences for the whole step."""
+    earlier_counts: tuple[Int[Tensor, " experts"], ...] | None = None
+    """Running counts, in place of `window_loads`: for each MoE layer the assignments in the step's earlier
+    micro-batches, to which this forward adds its own; window `global_batch` alone."""
+    loads_of: LoadsOf | None = None
+    """How this forward's own counts become loads, in place of `window_loads`, where it is the whole step: what
+    `BalanceStatistics.loads` does."""
     token_ids: Int[Tensor, "batch sequence"] | None = None
+    """What a hash router goes by; the registered model fills it in from its `input_ids`."""
+    positions: Int[Tensor, "batch sequence"] | None = None
+    """Each token's place in its sequence, what is in a cache counted: what a round-robin router goes by; the registered
+    model fills it in."""
+
+    def __post_init__(self) -> None:
+        names = ("window_loads", "earlier_counts", "loads_of")
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ModelError(f"a routing context takes one of {', '.join(names)}; got {' and '.join(given)}")
 
 
 def expert_counts(

@@ -40,11 +40,33 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("moe", {"perturbation": -1.0}, "moe.perturbation must not be negative; got -1.0"),
     ("moe", {"noise_anneal": 1.5}, "moe.noise_anneal must lie between 0 and 1; got 1.5"),
     ("moe", {"layers": ()}, "moe.layers must name at least one block; got none"),
+    ("moe", {"balance_decay": 1.0}, "moe.balance_decay must be at least 0 and below 1; got 1.0"),
+    ("moe", {"balance_decay": -0.1}, "moe.balance_decay must be at least 0 and below 1; got -0.1"),
+    ("moe", {"bias_rate": -1e-3}, "moe.bias_rate must not be negative; got -0.001"),
+    ("moe", {"balance_counts": "some"}, "moe.balance_counts must be one of exact, running; got 'some'"),
+    ("moe", {"router": "random"}, "moe.router must be one of learned, frozen, hash, round_robin; got 'random'"),
+    *(
+        (
+            "moe",
+            {"balance_counts": "running", "balance_window": window},
+            f"moe.balance_counts 'running' needs moe.balance_window 'global_batch'; got {window!r}: change the window, "
+            "or count 'exact'",
+        )
+        for window in ("sequence", "blocks:2", "ema")
+    ),
+    *(
+        (
+            "moe",
+            {"bias_rate": 0.5, "router": router},
+            f"moe.bias_rate must be 0 with moe.router {router!r}, which has no scores to bias; got 0.5",
+        )
+        for router in ("hash", "round_robin")
+    ),
     *(
         (
             "moe",
             {"balance_window": window},
-            f"moe.balance_window must be sequence, blocks:n or global_batch; got {window!r}",
+            f"moe.balance_window must be sequence, blocks:n, global_batch or ema; got {window!r}",
         )
         for window in ("blocks:0", "blocks:", "blocks:2x", "batch", "")
     ),
@@ -100,6 +122,8 @@ def test_a_refusal_in_json_reads_the_same(group: str, values: dict[str, Any], me
 def test_limits_themselves_are_allowed() -> None:
     MoEConfig(num_experts=1, top_k=1, balance_coef=0.0, z_coef=0.0, noise_std=0.0, noise_anneal=0.0, perturbation=0.0)
     MoEConfig(top_k=8, noise_anneal=1.0, balance_window="blocks:12")
+    MoEConfig(balance_window="ema", balance_decay=0.0, bias_rate=0.0, router="hash")
+    MoEConfig(balance_counts="running", bias_rate=1e-3, router="frozen")
     OptimizerConfig(weight_decay=0.0, warmup=0.0, beta1=0.0)
     OptimizerConfig(warmup=1.0)
     TrainingConfig(steps=1, batch_size=8, micro_batch_size=8, evaluations=2)
@@ -113,7 +137,7 @@ FULL = RunConfig(
     base="gpt2",
     seed=3,
     data=DataConfig(corpus="some/folder", block_size=64),
-    moe=MoEConfig(layers=(0, 2), top_k=2, router="frozen", balance_window="blocks:3"),
+    moe=MoEConfig(layers=(0, 2), top_k=2, router="frozen", balance_window="ema", balance_decay=0.5, bias_rate=0.01),
     optimizer=OptimizerConfig(learning_rate=1e-3, warmup=0.0),
     training=TrainingConfig(micro_batch_size=4, stop_on_collapse=True, collapse_rule="reference"),
     execution=ExecutionConfig(device="cpu", threads=2, trackers=("tensorboard", "wandb")),
@@ -149,7 +173,7 @@ def test_what_is_not_said_is_the_default() -> None:
         ({"optimizer": {"learning_rate": "1e-3"}}, "optimizer.learning_rate must be float; got '1e-3'"),
         ({"moe": {"layers": [1, "a"]}}, "moe.layers must be int; got 'a'"),
         ({"moe": {"layers": 1}}, "moe.layers must be a list; got 1"),
-        ({"moe": {"router": "hash"}}, "moe.router must be one of learned, frozen; got 'hash'"),
+        ({"moe": {"router": 1}}, "moe.router must be one of learned, frozen, hash, round_robin; got 1"),
         ({"moe": 3}, "moe must hold fields; got 3"),
         ({"data": None}, "data must hold fields; got None"),
         ({"seed": None}, "seed must be int; got None"),

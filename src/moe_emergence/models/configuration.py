@@ -1,6 +1,6 @@
 """The configuration of the registered GPT-2 Mixture of Experts: GPT-2's own fields and the layer's."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from huggingface_hub.dataclasses import strict
 from transformers import GPT2Config
@@ -9,6 +9,9 @@ from moe_emergence.config import MoEConfig
 from moe_emergence.errors import ConfigError
 from moe_emergence.models.layers import resolve_layers
 from moe_emergence.moe.router import GATE_SCALES
+
+PUBLISHED_BIAS_RATE = 1e-3
+"""u of the loss-free bias [2408.15664]."""
 
 
 @strict
@@ -37,11 +40,15 @@ class GPT2MoEConfig(GPT2Config):
     balance_window: str = "global_batch"
     router_noise_std: float | int = 0.1
     gate_scale: str = "renormalised"
-    frozen_router: bool = False
+    router: str = "learned"
+    loss_free_bias: bool = False
+    """Whether each router has an `expert_bias`; a checkpoint holds its values."""
     output_router_logits: bool = True
     """Whether outputs carry `router_logits`; no loss depends on it."""
 
     def __post_init__(self, **kwargs: Any) -> None:
+        if kwargs.pop("frozen_router", False):  # as checkpoints were written before routers had names
+            self.router = "frozen"
         self.moe_layers = list(resolve_layers(self.moe_layers, self.n_layer))
         if self.gate_scale not in GATE_SCALES:
             raise ConfigError(f"gate_scale must be one of {', '.join(GATE_SCALES)}; got {self.gate_scale!r}")
@@ -50,7 +57,8 @@ class GPT2MoEConfig(GPT2Config):
 
     @property
     def moe(self) -> MoEConfig:
-        """The same as this package writes it, with the settings of upcycling and noise schedule at their defaults."""
+        """The same as this package writes it; what only upcycling and training go by is at its default, the rate of a
+        loss-free bias at the published one."""
         return MoEConfig(
             layers=tuple(self.moe_layers or ()),
             num_experts=self.num_experts,
@@ -59,7 +67,8 @@ class GPT2MoEConfig(GPT2Config):
             balance_window=self.balance_window,
             z_coef=float(self.router_z_loss_coef),
             noise_std=float(self.router_noise_std),
-            router="frozen" if self.frozen_router else "learned",
+            bias_rate=PUBLISHED_BIAS_RATE if self.loss_free_bias else 0.0,
+            router=cast(Any, self.router),
         )
 
     @classmethod
@@ -77,5 +86,6 @@ class GPT2MoEConfig(GPT2Config):
             balance_window=moe.balance_window,
             router_noise_std=moe.noise_std,
             gate_scale=gate_scale,
-            frozen_router=moe.router == "frozen",
+            router=moe.router,
+            loss_free_bias=moe.bias_rate > 0,
         )

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +21,8 @@ from transformers.cache_utils import Cache
 from transformers.utils import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
+from moe_emergence.config import ASSIGNING_ROUTERS
+from moe_emergence.errors import ModelError
 from moe_emergence.models.configuration import GPT2MoEConfig
 from moe_emergence.models.install import install_moe_layers
 from moe_emergence.models.outputs import MoECausalLMOutput, causal_lm_loss, collect_aux_outputs, share_of_step
@@ -59,11 +62,11 @@ class GPT2MoEPreTrainedModel(GPT2PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """transformers' own; loading makes every parameter trainable, so a frozen gate is frozen again."""
+        """transformers' own; loading makes every parameter trainable, so the gate of a null is frozen again."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         for router in routers_of(model):
-            router.gate.weight.requires_grad_(not model.config.frozen_router)
+            router.freeze_unless_learned()
         return loaded
 
     @torch.no_grad()
@@ -75,6 +78,8 @@ class GPT2MoEPreTrainedModel(GPT2PreTrainedModel):
             init.normal_(module.down_proj, mean=0.0, std=std / math.sqrt(2 * self.config.n_layer))
             init.zeros_(module.up_proj_bias)
             init.zeros_(module.down_proj_bias)
+        if isinstance(module, Router) and module.expert_bias is not None:
+            init.zeros_(module.expert_bias)
 
 
 class GPT2MoEModel(GPT2MoEPreTrainedModel, GPT2Model):
@@ -84,6 +89,45 @@ class GPT2MoEModel(GPT2MoEPreTrainedModel, GPT2Model):
         super().__init__(config)
         install_moe_layers(self, config.moe, seed=None, gate_scale=config.gate_scale)
         self.post_init()  # once more, for the new layers
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch sequence"] | None = None,
+        past_key_values: Cache | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Float[Tensor, "batch sequence hidden"] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """`GPT2Model`'s; routers that go by a token's id or position are told them."""
+        with self._tokens_told(input_ids, past_key_values, position_ids, inputs_embeds):
+            return super().forward(
+                input_ids,
+                past_key_values=past_key_values,
+                attention_mask=attention_mask,
+                token_type_ids=token_type_ids,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                **kwargs,
+            )
+
+    def _tokens_told(
+        self, input_ids: Tensor | None, past: Cache | None, position_ids: Tensor | None, inputs_embeds: Tensor | None
+    ) -> AbstractContextManager[None]:
+        given = input_ids if input_ids is not None else inputs_embeds
+        if given is None or self.config.router not in ASSIGNING_ROUTERS:
+            return nullcontext()
+        batch, length = given.shape[:2]
+        if position_ids is None:
+            start = 0 if past is None else past.get_seq_length()
+            position_ids = torch.arange(start, start + length, device=given.device).unsqueeze(0)
+        routers = routers_of(self)
+        # such a router draws no noise, which is all that seed, step and index are for
+        context = routers[0].context or RoutingContext(seed=0, step=0, sequence_index=torch.arange(batch))
+        token_ids = context.token_ids if input_ids is None else input_ids
+        told = replace(context, token_ids=token_ids, positions=position_ids.expand(batch, length))
+        return routing_context(routers, told)
 
 
 class GPT2MoEForCausalLM(GPT2MoEPreTrainedModel, GenerationMixin):
@@ -171,9 +215,21 @@ class GPT2MoEForCausalLM(GPT2MoEPreTrainedModel, GenerationMixin):
         loads = context.window_loads if context is not None else None
         if loads is None:
             counts = [sequence_counts(route, batch, self.config.num_experts, mask) for route in routes]
-            dtype = routes[0].router_probs.dtype
-            loads = tuple(window_loads(c, self.config.balance_window, dtype) for c in counts)
+            loads = self._own_loads(counts, routes[0].router_probs.dtype, context)
         return compute_load_balance_loss(routes, loads, mask), compute_z_loss(routes, mask)
+
+    def _own_loads(
+        self, counts: list[Tensor], dtype: torch.dtype, context: RoutingContext | None
+    ) -> tuple[Tensor, ...]:
+        """Loads of windows that this forward has all of, or all so far."""
+        if context is not None and context.loads_of is not None:
+            return context.loads_of(counts, dtype)
+        earlier = context.earlier_counts if context is not None else None
+        if earlier is not None and len(earlier) != len(counts):
+            raise ModelError(f"earlier counts for {len(earlier)} layers do not fit the model's {len(counts)}")
+        window = self.config.balance_window
+        before = earlier or [None] * len(counts)
+        return tuple(window_loads(c, window, dtype, b) for c, b in zip(counts, before, strict=True))
 
     def _objective(
         self, lm_loss: Tensor | None, balance: Tensor | None, z_loss: Tensor | None, share: float | Tensor

@@ -48,8 +48,8 @@ def fill_layer(
     """Sparse upcycling of one layer [Komatsuzaki 2022], with private random numbers keyed by the seed.
 
     Expert = MLP + Gaussian noise of standard deviation `perturbation` × that parameter's own (a constant parameter
-    stays); gate ~ N(0, gate_std²). Keys hold block and expert, so that arms which differ in k, in the number of experts
-    or in the perturbation share all they have in common.
+    stays); gate ~ N(0, gate_std²), loss-free bias 0. Keys hold block and expert, so that arms which differ in k, in the
+    number of experts or in the perturbation share all they have in common.
     """
     block = layer.router.layer_idx or 0
     for position, (name, dense) in enumerate(family.mlp_parameters(dense_block).items()):
@@ -60,6 +60,8 @@ def fill_layer(
             noise = keyed_normal(dense.shape, seed=seed, stream=(_PERTURBATION, block, expert, position))
             stack[expert] += (scale * noise).to(stack)
     draw_gate(layer.router, seed=seed, std=gate_std)
+    if layer.router.expert_bias is not None:
+        layer.router.expert_bias.zero_()
 
 
 @torch.no_grad()
@@ -80,7 +82,8 @@ def _empty_layer(family: Family, model: PreTrainedModel, moe: MoEConfig, gate_sc
         dropout=family.dropout(config),
         noise_std=moe.noise_std,
         gate_scale=gate_scale,
-        frozen_router=moe.router == "frozen",
+        router=moe.router,
+        loss_free_bias=moe.bias_rate > 0,
     )
     with torch.device("meta"):  # so that torch's generator is not touched and no memory is filled twice
         layer = MoE(spec, layer_idx=index, dispatch=cast(Dispatch, config))

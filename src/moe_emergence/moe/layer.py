@@ -29,7 +29,8 @@ class MoESpec:
     """On the layer's output, where the dense MLP has it."""
     noise_std: float = 0.0
     gate_scale: str = "renormalised"
-    frozen_router: bool = False
+    router: str = "learned"
+    loss_free_bias: bool = False
 
 
 class MoE(nn.Module):
@@ -44,7 +45,8 @@ class MoE(nn.Module):
             layer_idx=layer_idx,
             noise_std=spec.noise_std,
             gate_scale=spec.gate_scale,
-            frozen=spec.frozen_router,
+            kind=spec.router,
+            loss_free_bias=spec.loss_free_bias,
         )
         self.experts = Experts(
             dispatch or EagerDispatch(),

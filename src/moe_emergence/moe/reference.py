@@ -35,7 +35,9 @@ def reference_route(
     router = layer.router
     logits = torch.stack([(row * token).sum() for row in router.gate.weight])
     probs = logits.exp() / logits.exp().sum()
-    chosen = sorted(range(len(probs)), key=lambda expert: -float(probs[expert].detach()))[: router.top_k]
+    bias = torch.zeros_like(probs) if router.expert_bias is None else router.expert_bias
+    scores = [float(score) for score in probs.detach() + bias]
+    chosen = sorted(range(len(scores)), key=lambda expert: -scores[expert])[: router.top_k]
     weights = torch.stack([probs[expert] for expert in chosen])
     if router.gate_scale == "sigmoid":
         weights = torch.stack([1 / (1 + (-logits[expert]).exp()) for expert in chosen])

@@ -1,6 +1,6 @@
 """The gate: which experts a token goes to, and with what weight."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -8,7 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from moe_emergence.config import ASSIGNING_ROUTERS, ROUTERS
 from moe_emergence.errors import ConfigError, ModelError
+from moe_emergence.moe.assignment import assigned_experts
 from moe_emergence.moe.noise import sequence_noise
 from moe_emergence.routing import RouterOutput, RoutingContext, entropy_of
 
@@ -25,7 +27,17 @@ class Router(nn.Module):
     Noise is Gaussian on the logits while training, of standard deviation `noise_std` × (1 − step / anneal_steps), never
     below 0; until `set_noise_annealing` is called it stays at `noise_std`. Its numbers are keyed by the routing
     context, and come from torch's generator where there is none.
+
+    With `loss_free_bias` [2408.15664] the k experts of the highest s_i + b_i are chosen, s the probabilities after
+    noise, and weighted by s alone. b is a buffer, in fp32 whatever the model's precision: bf16 would lose its steps of
+    1e-3 from 0.5 on, and change them before. `update_bias` moves it. Without, the state has no entry for it.
+
+    `kind` names a null: a `frozen` gate is never trained; `hash` and `round_robin` leave the gate unused and assign
+    experts by the context's token ids or positions: logits 0, probabilities and weights 1/k on the chosen (whatever the
+    gate scale), entropy ln k, no gradient.
     """
+
+    expert_bias: Float[Tensor, " experts"] | None
 
     def __init__(
         self,
@@ -36,15 +48,22 @@ class Router(nn.Module):
         layer_idx: int | None = None,
         noise_std: float = 0.0,
         gate_scale: str = "renormalised",
-        frozen: bool = False,
+        kind: str = "learned",
+        loss_free_bias: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= top_k <= num_experts:
             raise ConfigError(f"top_k must lie between 1 and num_experts ({num_experts}); got {top_k}")
         if gate_scale not in GATE_SCALES:
             raise ConfigError(f"gate_scale must be one of {', '.join(GATE_SCALES)}; got {gate_scale!r}")
+        if kind not in ROUTERS:
+            raise ConfigError(f"a router must be one of {', '.join(ROUTERS)}; got {kind!r}")
+        if loss_free_bias and kind in ASSIGNING_ROUTERS:
+            raise ConfigError(f"a loss-free bias needs a router with scores, learned or frozen; got {kind!r}")
         self.gate = nn.Linear(hidden_size, num_experts, bias=False)
-        self.gate.weight.requires_grad_(not frozen)
+        self.kind = kind
+        self.freeze_unless_learned()
+        self.register_buffer("expert_bias", torch.zeros(num_experts, dtype=torch.float32) if loss_free_bias else None)
         self.top_k = top_k
         self.layer_idx = layer_idx
         self.gate_scale = gate_scale
@@ -55,12 +74,15 @@ class Router(nn.Module):
 
     def forward(self, hidden_states: Float[Tensor, "*tokens hidden"]) -> RouterOutput:
         """Route [tokens, hidden] or [batch, sequence, hidden], contiguous or not; tokens are flattened in order."""
-        logits = self._logits(self._flat(hidden_states))
+        tokens = self._flat(hidden_states)
+        if self.kind in ASSIGNING_ROUTERS:
+            return self._assigned(tokens)
+        logits = self._logits(tokens)
         clean = logits.softmax(-1)
         noise = self._noise(logits)
         routing_logits = logits if noise is None else logits + noise
         probs = clean if noise is None else routing_logits.softmax(-1)
-        chosen, indices = probs.topk(self.top_k, dim=-1)
+        chosen, indices = self._choice(probs)
         return RouterOutput(
             topk_weights=self._weights(chosen, routing_logits, indices),
             topk_indices=indices,
@@ -78,6 +100,56 @@ class Router(nn.Module):
         step = self.context.step if self.context is not None else self.step
         return self.noise_std * max(0.0, 1 - step / self.anneal_steps) if self.anneal_steps > 0 else 0.0
 
+    def freeze_unless_learned(self) -> None:
+        """Let the gate take a gradient if this is a learned router, and none if it is a null."""
+        self.gate.weight.requires_grad_(self.kind == "learned")
+
+    @torch.no_grad()
+    def update_bias(self, counts: Int[Tensor, " experts"], rate: float) -> None:
+        """b_i += rate · sign(mean c − c_i) [2408.15664, algorithm 1], c the assignments of one whole optimiser step.
+
+        The sign is that of Σ c − E c_i, exact in integers; a balanced expert stays.
+        """
+        if self.expert_bias is None:
+            raise ModelError("this router has no bias to update: make it with loss_free_bias, or moe.bias_rate above 0")
+        sign = (counts.sum() - len(counts) * counts).sign()
+        self.expert_bias += rate * sign.to(self.expert_bias)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Router":
+        """The bias follows to another device, never to another type: not even there and back, which would round it."""
+        before = self.expert_bias
+        super()._apply(fn, recurse)
+        if before is not None and self.expert_bias is not None and self.expert_bias.dtype != before.dtype:
+            self.expert_bias = before.to(self.expert_bias.device)
+        return self
+
+    def _assigned(self, tokens: Float[Tensor, "tokens hidden"]) -> RouterOutput:
+        experts, share = self.gate.out_features, 1 / self.top_k
+        indices = assigned_experts(self.kind, self.context, len(tokens), experts, self.top_k).to(tokens.device)
+        logits = torch.zeros(len(tokens), experts, dtype=self._dtype(tokens), device=tokens.device)
+        probs = logits.scatter(-1, indices, share)
+        return RouterOutput(
+            topk_weights=torch.full_like(logits[:, : self.top_k], share),
+            topk_indices=indices,
+            router_probs=probs,
+            router_probs_clean=probs,
+            router_logits=logits,
+            entropy=entropy_of(probs),
+            layer_idx=self.layer_idx,
+        )
+
+    def _choice(
+        self, probs: Float[Tensor, "tokens experts"]
+    ) -> tuple[Float[Tensor, "tokens slots"], Int[Tensor, "tokens slots"]]:
+        """Probabilities and indices of the chosen experts."""
+        if self.expert_bias is None:
+            return probs.topk(self.top_k, dim=-1)
+        indices = (probs.detach() + self.expert_bias).topk(self.top_k, dim=-1).indices
+        return probs.gather(-1, indices), indices
+
+    def _dtype(self, tokens: Tensor) -> torch.dtype:
+        return torch.promote_types(torch.promote_types(tokens.dtype, self.gate.weight.dtype), torch.float32)
+
     def _flat(self, hidden_states: Tensor) -> Tensor:
         width = self.gate.in_features
         if hidden_states.dim() not in (2, 3) or hidden_states.shape[-1] != width:
@@ -86,8 +158,7 @@ class Router(nn.Module):
         return hidden_states.reshape(-1, width)
 
     def _logits(self, tokens: Float[Tensor, "tokens hidden"]) -> Float[Tensor, "tokens experts"]:
-        weight = self.gate.weight
-        dtype = torch.promote_types(torch.promote_types(tokens.dtype, weight.dtype), torch.float32)
+        weight, dtype = self.gate.weight, self._dtype(tokens)
         with torch.autocast(tokens.device.type, enabled=False):
             if weight.dtype == dtype:  # through the module, so that its hooks and adapters act
                 return self.gate(tokens.to(dtype))

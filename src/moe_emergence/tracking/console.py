@@ -56,6 +56,10 @@ class RunConsole:
         named = self._run.name and self._progress is None
         self._say(f"{self._run.name}: {text}" if named else text)
 
+    def warn(self, text: str) -> None:
+        """One line that must be seen: on stderr also where the run is quiet."""
+        self._console().print(f"warning: {text}", markup=False, highlight=False, emoji=False, soft_wrap=True)
+
     def finish(self, summary: str) -> None:
         """The run ended."""
         self._close()

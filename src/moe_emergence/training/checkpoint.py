@@ -1,12 +1,16 @@
 """Checkpoints: a directory that appears whole or not at all, of safetensors and JSON only.
 
 `model.safetensors` and `config.json` are transformers' own format, so a checkpoint loads with `from_pretrained`.
+`optimizer.safetensors` holds `parameter name:quantity`, `state.json` everything else a run goes on from, and
+`manifest.json`, written last, the size and sha256 of every other file and what the bits depend on.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,123 +20,287 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from moe_emergence.errors import CheckpointError
+from moe_emergence.errors import CheckpointError, RunDirectoryError
+from moe_emergence.training import durable
 
 MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+FORMAT = 2
+REASON = "reason.txt"
+_NAME = re.compile(r"step-(\d{6,})")
+_PARTIAL = re.compile(r"\.(removed-)?step-\d{6,}(\.\d+)?")
+_SLACK = 1 << 20
+"""Bytes for the JSON files and the file system's own needs."""
 
 
 def checkpoint_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def save_checkpoint(
-    folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-) -> Path:
-    """Write `folder`/step-NNNNNN for `state["step"]`; beside its final name first, then renamed."""
-    final = folder / checkpoint_name(state["step"])
-    if final.exists():
-        return final
-    partial = folder / f".{final.name}.{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(model_tensors(model), partial / MODEL, metadata={"format": "pt"})
-    save_file(optimizer_tensors(optimizer), partial / OPTIMIZER)
-    model.config.save_pretrained(partial)
-    (partial / STATE).write_text(json.dumps(state), "utf-8")
-    files = {path.name: _sha256(path) for path in sorted(partial.iterdir())}
-    (partial / MANIFEST).write_text(json.dumps({"format": 1, "sha256": files}, indent=1), "utf-8")
-    os.replace(partial, final)
-    return final
+def whole_cpu(tensor: Tensor) -> Tensor:
+    """A tensor as a file wants it; `Engine.full` does the same for one that is spread over processes."""
+    return tensor.detach().cpu().contiguous()
 
 
-def model_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
-    """Every parameter once (a tied one under its first name), on the CPU."""
-    return {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
+def model_tensors(model: torch.nn.Module, full: Callable[[Tensor], Tensor] = whole_cpu) -> dict[str, Tensor]:
+    """Every parameter once (a tied one under its first name) and every persistent buffer, on the CPU."""
+    return {name: full(tensor) for name, tensor in _own_tensors(model).items()}
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """AdamW's moments and step counts as `parameter name:quantity`."""
+def optimizer_tensors(
+    optimizer: torch.optim.Optimizer, full: Callable[[Tensor], Tensor] = whole_cpu
+) -> dict[str, Tensor]:
+    """AdamW's moments and step counts as `parameter name:quantity`; nothing before the first update."""
     return {
-        f"{name}:{quantity}": value.detach().cpu().contiguous()
-        for group in optimizer.param_groups
-        for name, parameter in zip(group["names"], group["params"], strict=True)
+        f"{name}:{quantity}": full(value)
+        for name, parameter in named_parameters(optimizer).items()
         for quantity, value in optimizer.state.get(parameter, {}).items()
     }
 
 
-def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """The checkpoint's state, its files verified against their digests.
-
-    Raises:
-        CheckpointError: a file is missing or is not what was written.
-    """
-    try:
-        digests = json.loads((folder / MANIFEST).read_text("utf-8"))["sha256"]
-        for name, digest in digests.items():
-            if _sha256(folder / name) != digest:
-                raise CheckpointError(
-                    f"{folder / name} is damaged: its sha256 is not the recorded {digest[:16]}…; delete {folder} to go "
-                    "on from the checkpoint before it"
-                )
-        return json.loads((folder / STATE).read_text("utf-8"))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"{folder} is not a whole checkpoint ({error}): delete it to go on from the one before"
-        ) from error
-
-
-def load_weights(folder: Path, model: torch.nn.Module) -> None:
-    """Copy the checkpoint's weights into `model`; names and shapes must be the same.
-
-    Raises:
-        CheckpointError: a tensor is missing, unknown, or of another shape.
-    """
-    saved = read_tensors(folder / MODEL)
-    wanted = dict(model.named_parameters())
-    _check_names(folder / MODEL, set(saved), set(wanted))
-    for name, parameter in wanted.items():
-        if saved[name].shape != parameter.shape:
-            raise CheckpointError(
-                f"{folder / MODEL}: {name} has shape {tuple(saved[name].shape)}, the model's {tuple(parameter.shape)}"
-            )
-    with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(saved[name])
-
-
-def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Give `optimizer` the checkpoint's moments and step counts."""
-    saved = read_tensors(folder / OPTIMIZER)
-    parameters = {
+def named_parameters(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The parameters an optimizer of ours holds, by name."""
+    return {
         name: parameter
         for group in optimizer.param_groups
         for name, parameter in zip(group["names"], group["params"], strict=True)
     }
-    _check_names(folder / OPTIMIZER, {key.rpartition(":")[0] for key in saved}, set(parameters) if saved else set())
-    for key, value in saved.items():
-        name, _, quantity = key.rpartition(":")
-        # the step count too: fused AdamW keeps it beside its parameter
-        optimizer.state[parameters[name]][quantity] = value.to(parameters[name].device)
+
+
+def save_checkpoint(
+    folder: Path,
+    config: PreTrainedModel,
+    weights: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    origin: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `folder`/step-NNNNNN for `state["step"]`: beside its final name, then renamed; one that is there stays.
+
+    Args:
+        config: the model's configuration.
+        origin: what the bits depend on, for the manifest.
+
+    Raises:
+        CheckpointError: no room, or the disk refuses; says which path and how many bytes. Nothing else is touched.
+    """
+    final = folder / checkpoint_name(state["step"])
+    if final.exists():
+        return final
+    partial = folder / f".{final.name}.{os.getpid()}"
+    needed = sum(tensor.nbytes for tensor in (*weights.values(), *moments.values())) + _SLACK
+    _require_room(folder, needed)
+    try:
+        partial.mkdir(parents=True)
+        _write_files(partial, config, weights, moments, state)
+        _write_manifest(partial, {"format": FORMAT, "step": state["step"]} | dict(origin or {}))
+        durable.sync(partial)
+        durable.rename(partial, final)
+    except (OSError, SafetensorError, RunDirectoryError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        reason = str(error) if isinstance(error, RunDirectoryError) else durable.trouble(error, final, needed)
+        raise CheckpointError(
+            f"{reason}. The checkpoints before it are as they were: make room, or give "
+            "the folder back, and continue with the same command (train: with --resume)"
+        ) from error
+    return final
+
+
+def _write_files(
+    partial: Path,
+    config: Any,
+    weights: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+) -> None:
+    save_file(dict(weights), partial / MODEL, metadata={"format": "pt"})
+    save_file(dict(moments), partial / OPTIMIZER)
+    config.save_pretrained(partial)
+    (partial / STATE).write_text(json.dumps(state), "utf-8")
+    for path in partial.iterdir():
+        durable.sync(path)
+
+
+def _write_manifest(partial: Path, about: dict[str, Any]) -> None:
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())}
+    durable.write_text(partial / MANIFEST, _sealed(about | {"files": files}))
+
+
+def _sealed(manifest: dict[str, Any]) -> str:
+    """Its text with the sha256 of the rest of it at the end: nothing else says whether it is as it was written."""
+    digest = hashlib.sha256(json.dumps(manifest, indent=1).encode()).hexdigest()
+    return json.dumps(manifest | {"sha256": digest}, indent=1) + "\n"
+
+
+def _require_room(folder: Path, needed: int) -> None:
+    free = durable.free_bytes(folder)
+    if free < needed:
+        raise CheckpointError(
+            f"a checkpoint in {folder} needs {needed:,} bytes, and {free:,} are free there: make room, then continue "
+            "with the same command (train: with --resume)"
+        )
+
+
+# Reading back
+
+
+def verified_manifest(folder: Path) -> dict[str, Any]:
+    """A checkpoint's manifest, every file found as it says.
+
+    Raises:
+        CheckpointError: a file is missing, is one too many, or has another size or sha256; or the manifest is not one.
+    """
+    try:
+        text = (folder / MANIFEST).read_text("utf-8")
+        manifest = json.loads(text)
+        del manifest["sha256"]
+        files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in manifest["files"].items()}
+        written, step = manifest["format"], manifest["step"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder} is not a whole checkpoint: {MANIFEST} {_unreadable(error)}") from error
+    if _sealed(manifest) != text:
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: it is not the text that was written")
+    if written != FORMAT:
+        raise CheckpointError(f"{folder} has format {written}, this version reads {FORMAT}")
+    if checkpoint_name(int(step)) != folder.name:
+        raise CheckpointError(f"{folder} holds the checkpoint of step {step}, not of its name")
+    _compare(folder, files)
+    return dict(manifest)
+
+
+def _compare(folder: Path, files: Mapping[str, tuple[int, str]]) -> None:
+    there = {path.name for path in folder.iterdir()} - {MANIFEST}
+    lacking = sorted({MODEL, OPTIMIZER, STATE} - set(files))
+    if lacking or there != set(files):
+        missing, extra = sorted(set(files) - there) + lacking, sorted(there - set(files))
+        raise CheckpointError(f"{folder}: files missing: {_listed(missing)}; not of this checkpoint: {_listed(extra)}")
+    for name, (size, digest) in files.items():
+        found = (folder / name).stat().st_size
+        if found != size:
+            raise CheckpointError(f"{folder / name} has {found:,} bytes, not the {size:,} that were written")
+        if _sha256(folder / name) != digest:
+            raise CheckpointError(f"{folder / name} is damaged: its sha256 is not the recorded {digest[:16]}…")
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """The checkpoint's state, after all of it was verified."""
+    verified_manifest(folder)
+    return dict(json.loads((folder / STATE).read_text("utf-8")))
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """All that is named as a checkpoint, whole or not, in order of its step."""
+    found = {path: _NAME.fullmatch(path.name) for path in folder.glob("step-*") if path.is_dir()}
+    return sorted((path for path, name in found.items() if name), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in a checkpoint's name."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint of the highest step under `folder`, if there is one."""
-    found = _whole_checkpoints(folder)
+    """The checkpoint of the highest step under `folder`, if there is one; whether it is whole shows when it is read."""
+    found = checkpoints_in(folder)
     return found[-1] if found else None
 
 
-def remove_old_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` newest, after the newest has been read back and verified."""
-    found = _whole_checkpoints(folder)
-    if len(found) > keep:
-        read_checkpoint(found[-1])
-        for path in found[:-keep]:
+def newest_whole_checkpoint(folder: Path, report: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint that is as it was written. Damaged ones above it are set aside, with the reason, loudly.
+
+    Raises:
+        CheckpointError: there are checkpoints and none is whole; they are listed, and stay where they are.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for path in reversed(checkpoints_in(folder)):
+        try:
+            verified_manifest(path)
+        except CheckpointError as error:
+            damaged.append((path, str(error)))
+            continue
+        for bad, reason in damaged:
+            report(f"{reason}. Set aside as {_set_aside(bad, reason).name}; going on from {path.name}")
+        return path
+    if damaged:
+        reasons = "; ".join(reason for _, reason in damaged)
+        raise CheckpointError(
+            f"no checkpoint in {folder} is whole: {reasons}. Nothing was deleted: restore one, or start the run again "
+            f"in another folder (or delete {folder.parent}, and the same command starts it anew)"
+        )
+    return None
+
+
+def _set_aside(checkpoint: Path, reason: str) -> Path:
+    place = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    number = 2
+    while place.exists():
+        place = checkpoint.with_name(f"damaged-{checkpoint.name}-{number}")
+        number += 1
+    durable.rename(checkpoint, place)
+    durable.write_text(place / REASON, reason + "\n")
+    return place
+
+
+def remove_old_checkpoints(newest: Path, keep: int) -> None:
+    """Delete the checkpoints before `newest` but for the `keep` − 1 last, once `newest` has been read back and verified.
+
+    Later ones, and whatever is not named as a checkpoint, are left alone.
+    """
+    earlier = [path for path in checkpoints_in(newest.parent) if step_of(path) < step_of(newest)]
+    if len(earlier) >= keep:
+        verified_manifest(newest)
+        for path in earlier[: len(earlier) - keep + 1]:
+            durable.remove(path)
+
+
+def remove_partial_checkpoints(folder: Path) -> None:
+    """Delete what a process that was killed while saving or deleting has left."""
+    for path in folder.glob(".*"):
+        if _PARTIAL.fullmatch(path.name):
             shutil.rmtree(path)
 
 
-def _whole_checkpoints(folder: Path) -> list[Path]:
-    whole = (path for path in folder.glob("step-*") if (path / MANIFEST).exists())
-    return sorted(whole, key=lambda path: int(path.name.removeprefix("step-")))
+# Loading
+
+
+def load_weights(
+    folder: Path, model: torch.nn.Module, like: Callable[[Tensor, Tensor], Tensor] | None = None
+) -> None:
+    """Copy the checkpoint's weights and buffers into `model`; names, shapes and types must be the same.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or of another shape or type.
+    """
+    saved, wanted = read_tensors(folder / MODEL), _own_tensors(model)
+    _check_names(folder / MODEL, set(saved), set(wanted))
+    for name, tensor in wanted.items():
+        _check_form(folder / MODEL, name, saved[name], tensor)
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(saved[name] if like is None else like(saved[name], tensor))
+
+
+def load_optimizer(
+    folder: Path,
+    optimizer: torch.optim.Optimizer,
+    like: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> None:
+    """Give `optimizer` the checkpoint's moments and step counts.
+
+    Raises:
+        CheckpointError: a tensor is missing, unknown, or of another shape.
+    """
+    path, saved, parameters = folder / OPTIMIZER, read_tensors(folder / OPTIMIZER), named_parameters(optimizer)
+    quantities = {"step", "exp_avg", "exp_avg_sq"}
+    _check_names(path, set(saved), {f"{name}:{q}" for name in parameters for q in quantities} if saved else set())
+    for key, value in saved.items():
+        name, _, quantity = key.rpartition(":")
+        parameter = parameters[name]
+        if quantity == "step":  # fused AdamW keeps it beside its parameter
+            _check_form(path, key, value, torch.zeros((), dtype=torch.float32))
+            optimizer.state[parameter][quantity] = value.to(parameter.device)
+        else:
+            _check_form(path, key, value, parameter)
+            optimizer.state[parameter][quantity] = value.to(parameter.device) if like is None else like(value, parameter)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -143,12 +311,33 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"cannot read {path}: {error}") from error
 
 
+def _own_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
+    kept = set(model.state_dict(keep_vars=True))
+    buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
+    return dict(model.named_parameters()) | buffers
+
+
 def _check_names(path: Path, saved: set[str], wanted: set[str]) -> None:
     if saved != wanted:
         missing, unknown = sorted(wanted - saved), sorted(saved - wanted)
         raise CheckpointError(
-            f"{path} does not fit the model: missing {missing[:3] or 'nothing'}, unknown {unknown[:3] or 'nothing'}"
+            f"{path} does not fit the model: missing {_listed(missing[:3])}, unknown {_listed(unknown[:3])}"
         )
+
+
+def _check_form(path: Path, name: str, saved: Tensor, wanted: Tensor) -> None:
+    if saved.shape != wanted.shape:
+        raise CheckpointError(f"{path}: {name} has shape {tuple(saved.shape)}, the model's {tuple(wanted.shape)}")
+    if saved.dtype != wanted.dtype:
+        raise CheckpointError(f"{path}: {name} is {saved.dtype}, the model's {wanted.dtype}")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"
+
+
+def _unreadable(error: Exception) -> str:
+    return "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({type(error).__name__}: {error})"
 
 
 def _sha256(path: Path) -> str:

@@ -4,7 +4,7 @@ No number here contains an auxiliary loss.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.data.packing import Blocks
+from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.routing import RouterOutput, entropy_of, expert_counts
 
 BATCH = 16
@@ -22,7 +23,13 @@ BATCH = 16
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, data: PreparedData, blocks: Blocks, *, device: torch.device, per_domain: int | None = None
+    model: nn.Module,
+    data: PreparedData,
+    blocks: Blocks,
+    *,
+    device: torch.device,
+    per_domain: int | None = None,
+    poll: Callable[[], None] = stop_if_asked,
 ) -> dict[str, Any]:
     """Metrics of `model` on the first `per_domain` blocks of each domain.
 
@@ -31,7 +38,7 @@ def evaluate(
     a domain: which documents the blocks hold (`index`), and for each its summed `loss` in nats, its predicted `tokens`
     and their `bytes`, so that intervals can resample documents; and, a layer, `routing`: assignments [domains, experts]
     over all slots and over the first choice, the mean entropy of a token's clean probabilities in nats, and the mean
-    clean probabilities [domains, experts].
+    clean probabilities [domains, experts]. `poll` is called before each batch.
     """
     model.eval()
     rows = _first_rows(blocks, len(data.domains), per_domain)
@@ -39,6 +46,7 @@ def evaluate(
     losses = np.zeros((len(rows), blocks.tokens.shape[1] - 1))
     layers: list[_LayerTally] = []
     for start, tokens in _token_batches(blocks, rows, device):
+        poll()
         output = model(input_ids=tokens, use_cache=False)
         losses[start : start + len(tokens)] = next_token_losses(output.logits, tokens).cpu().double().numpy()
         routes: tuple[RouterOutput, ...] = getattr(output, "routes", None) or ()

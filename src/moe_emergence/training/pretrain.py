@@ -26,7 +26,7 @@ from moe_emergence.training.checkpoint import (
     save_checkpoint,
 )
 from moe_emergence.training.evaluation import evaluate
-from moe_emergence.training.interrupt import stop_requests
+from moe_emergence.interrupt import stop_requests
 from moe_emergence.training.model_card import model_card
 from moe_emergence.training.optimizer import make_optimizer, set_learning_rate
 from moe_emergence.training.recipe import BaseRecipe

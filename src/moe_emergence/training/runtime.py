@@ -2,9 +2,11 @@
 
 import ctypes
 import hashlib
+import importlib.metadata
 import platform
 import resource
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,11 @@ import transformers
 
 from moe_emergence.config import ExecutionConfig
 from moe_emergence.errors import ConfigError
+
+LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy", "pyarrow")
+EXACT = (*LIBRARIES, "cpu", "cpu_capability", "device", "processes", "threads")
+"""What of the environment must be the same for a continued run to have the bits of an uninterrupted one, besides the
+configuration. (The kernel's release moves no bit.)"""
 
 
 def prepare_process(config: ExecutionConfig) -> torch.device:
@@ -62,22 +69,26 @@ def peak_memory_mib() -> float:
     return peak / (1024 if sys.platform != "darwin" else 1024**2)
 
 
-def environment(device: torch.device, config: ExecutionConfig) -> dict[str, Any]:
+def environment(config: ExecutionConfig, device: torch.device, processes: int = 1) -> dict[str, Any]:
     """What the bits of a run may depend on besides its configuration."""
-    import accelerate
-    import numpy
-    import tokenizers
-
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "accelerate": accelerate.__version__,
-        "tokenizers": tokenizers.__version__,
-        "numpy": numpy.__version__,
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
+        "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processes": processes,
         "threads": torch.get_num_threads(),
+        "precision": config.precision,
         "experts_implementation": config.experts_implementation,
     }
+
+
+def _cpu_model() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -2,12 +2,12 @@
 
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from transformers import GPT2Config, PreTrainedModel
 
 import moe_emergence
@@ -18,10 +18,13 @@ from moe_emergence.models.base import Base
 from moe_emergence.models.layers import resolve_layers
 from moe_emergence.models.upcycle import UpcycleReceipt, ancestor_state, upcycle, upcycle_receipt
 from moe_emergence.moe.router import set_noise_annealing
+from moe_emergence.training import durable
 from moe_emergence.training.checkpoint import load_weights, newest_checkpoint, read_checkpoint, read_tensors
 from moe_emergence.training.run_directory import RunDirectory
-from moe_emergence.training.runtime import environment
+from moe_emergence.training.runtime import EXACT
 
+Change = tuple[str, Any, Any]
+"""What has changed: its name, its value then, its value now."""
 ANCESTOR = "ancestor.safetensors"
 RECEIPT_BLOCKS = 2
 """Dev blocks a domain that the receipt is taken on."""
@@ -51,21 +54,65 @@ def check_fits(config: RunConfig, dense: GPT2Config) -> None:
         resolve_layers(config.moe.layers, dense.n_layer)
 
 
-def check_unchanged(run: RunDirectory, base: Base, data: PreparedData, fork: Path | None) -> Path | None:
-    """Refuse to go on from another base or other data than the run was started with; returns what it was forked from.
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a run's bits depend on: the data, the base, what it was forked from, and the environment it runs in."""
+
+    base: Base
+    data: PreparedData
+    environment: dict[str, Any]
+    fork: Path | None
+
+    def digests(self) -> dict[str, str]:
+        """By the words that name them to a person."""
+        manifest = self.data.manifest
+        return {
+            "a corpus": manifest["corpus_digest"],
+            "a tokenizer": manifest["tokenizer_digest"],
+            "prepared data": self.data.digest,
+            "a base": self.base.digest,
+        }
+
+
+def origin_changes(run: RunDirectory, origin: Origin) -> list[Change]:
+    """In what the run's data, base and environment differ from those it was started (or last continued) with."""
+    then = run.read_manifest()
+    recorded = {
+        "a corpus": then["data"]["corpus_digest"],
+        "a tokenizer": then["data"]["tokenizer_digest"],
+        "prepared data": then["data"]["digest"],
+        "a base": then["base"]["digest"],
+    }
+    digests = [(f"{what} of sha256", recorded[what], now) for what, now in origin.digests().items()]
+    machine = [(name, then["environment"].get(name), origin.environment[name]) for name in EXACT]
+    changed = [change for change in digests + machine if change[1] != change[2]]
+    # a corpus or a tokenizer changes the prepared data too: name the cause alone
+    return [c for c in changed if not (c[0].startswith("prepared data") and changed[0][0] != c[0])]
+
+
+def refuse_changes(run: RunDirectory, changes: Sequence[Change]) -> None:
+    """An error that names every change with both values, and what to do."""
+    listed = "; ".join(f"{name} = {_short(then)}, not {_short(now)}" for name, then, now in changes)
+    raise RunDirectoryError(
+        f"{run.path} was started with {listed}. Continue it unchanged, or choose another folder; --allow-inexact "
+        "continues it all the same, and records that its bits are not those of an uninterrupted run"
+    )
+
+
+def _short(value: Any) -> str:
+    """A digest's beginning; any other value as Python writes it."""
+    is_digest = isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+    return f"{value[:16]}…" if is_digest else repr(value)
+
+
+def forked_from(run: RunDirectory, fork: Path | None) -> Path | None:
+    """The run whose last weights a run was started from.
 
     Raises:
-        RunDirectoryError: names what has changed.
+        RunDirectoryError: `fork` is given and is another one.
     """
-    then = run.read_manifest()
-    digests = {"data": (then["data"]["digest"], data.digest), "a base": (then["base"]["digest"], base.digest)}
-    for what, (before, now) in digests.items():
-        if before != now:
-            raise RunDirectoryError(
-                f"{run.path} was started with {what} of sha256 {before[:16]}…, not {now[:16]}…: restore it, or choose "
-                "another folder"
-            )
-    parent = None if then["forked_from"] is None else Path(then["forked_from"])
+    recorded = run.read_manifest()["forked_from"]
+    parent = None if recorded is None else Path(recorded)
     if fork is not None and fork != parent:
         raise RunDirectoryError(f"{run.path} was not started from {fork}, but from {parent or 'the base'}")
     return parent
@@ -134,21 +181,24 @@ def _receipt_batch(data: PreparedData) -> torch.Tensor:
     return torch.from_numpy(data.dev.tokens[rows].astype("int64"))
 
 
-def manifest(
-    config: RunConfig, base: Base, data: PreparedData, start: Start, device: torch.device, fork: Path | None
-) -> dict[str, Any]:
+def manifest(origin: Origin, start: Start) -> dict[str, Any]:
     """What a run's results are to be traced to."""
     layers = getattr(start.model, "moe_layer_indices", ())
     return {
         "package": moe_emergence.__version__,
         "git_commit": git_commit(),
-        "environment": environment(device, config.execution),
-        "data": data_record(data),
-        "base": {"name": base.name, "digest": base.digest, "parameters": base.model.num_parameters()},
-        "forked_from": None if fork is None else str(fork),
+        "environment": origin.environment,
+        "data": data_record(origin.data),
+        "base": {
+            "name": origin.base.name,
+            "digest": origin.base.digest,
+            "parameters": origin.base.model.num_parameters(),
+        },
+        "forked_from": None if origin.fork is None else str(origin.fork),
         "receipt": None if start.receipt is None else start.receipt.to_dict(),
         "moe_layers": list(layers),
         "parameters": start.model.num_parameters(),
+        "inexact": [],
     }
 
 
@@ -189,4 +239,4 @@ def git_commit() -> str | None:
 
 def save_ancestor(folder: Path, ancestor: dict[str, torch.Tensor]) -> None:
     """Keep the MLPs that the experts came from, for analyses that revert an expert to it."""
-    save_file(ancestor, folder / ANCESTOR)
+    durable.write_tensors(folder / ANCESTOR, ancestor)

@@ -19,7 +19,7 @@ from moe_emergence.experiments.suites import Suite
 from moe_emergence.models.base import load_tokenizer
 from moe_emergence.models.cost import base_config, run_cost
 from moe_emergence.tracking.console import RunConsole
-from moe_emergence.training.interrupt import SIGNALS, ignored_interrupts, stop_requests
+from moe_emergence.interrupt import SIGNALS, ignored_interrupts, stop_requests
 from moe_emergence.training.loop import RunSummary, train
 from moe_emergence.training.run_directory import RunDirectory, write_json
 from moe_emergence.training.start import check_fits

@@ -10,8 +10,7 @@ expert on this layer's inputs: what a router that learned nothing shows on the s
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from moe_emergence.data.blocks import PreparedData, Probe
+from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.models.base import weights_digest
 from moe_emergence.moe.noise import keyed_normal
 from moe_emergence.moe.router import Router, routers_of
 from moe_emergence.routing import RouterOutput, expert_counts
+from moe_emergence.training import durable
+from moe_emergence.training.checkpoint import model_tensors, whole_cpu
 
 FRESH_GATES = 199
 METADATA = b"moe_emergence"
@@ -43,17 +44,36 @@ def trace_name(step: int) -> str:
 
 @torch.inference_mode()
 def write_trace(
-    model: nn.Module, data: PreparedData, folder: Path, *, step: int, device: torch.device, fresh_gates: bool
-) -> Path:
+    model: nn.Module,
+    data: PreparedData,
+    folder: Path | None,
+    *,
+    step: int,
+    device: torch.device,
+    fresh_gates: bool,
+    inexact: bool = False,
+    full: Callable[[Tensor], Tensor] = whole_cpu,
+    poll: Callable[[], None] = stop_if_asked,
+) -> None:
     """Route the probe set through `model` and write `folder`/step-NNNNNN.parquet with its small neighbour.
 
     A model without experts leaves a trace of losses alone.
+
+    Args:
+        folder: None in processes beside the first: they compute along, and write nothing.
+        inexact: whether the run was continued under other conditions than it was started with.
+        full: a whole tensor of one that may be spread over processes.
+        poll: called before each batch.
+
+    Raises:
+        StopAsked: a signal asked to stop; nothing is written then.
     """
     model.eval()
     probe = data.probe
     table = _Columns(probe)
     beside: dict[str, NDArray[Any]] = {}
     for start in range(0, len(probe.tokens), BATCH):
+        poll()
         rows = slice(start, min(start + BATCH, len(probe.tokens)))
         tokens = torch.from_numpy(probe.tokens[rows].astype(np.int64)).to(device)
         with _router_inputs(model) as inputs:
@@ -65,12 +85,14 @@ def write_trace(
             if fresh_gates:
                 counts = _fresh_counts(inputs[router], router, probe, rows)
                 _tally(beside, f"fresh_gates.{route.layer_idx}", probe, rows, counts)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{trace_name(step)}.parquet"
-    _write_parquet(table.arrow(_metadata(model, data, step)), path)
-    if beside:
-        save_file(beside, path.with_suffix(".safetensors"))
-    return path
+    metadata = _metadata(model, data, step, full) | ({"inexact": True} if inexact else {})
+    if folder is not None:
+        durable.make_folder(folder)
+        path = folder / f"{trace_name(step)}.parquet"
+        if beside:
+            tensors = {name: torch.from_numpy(values) for name, values in beside.items()}
+            durable.write_tensors(path.with_suffix(".safetensors"), tensors)
+        _write_parquet(table.arrow(metadata), path)
 
 
 def probe_digest(probe: Probe) -> str:
@@ -79,11 +101,13 @@ def probe_digest(probe: Probe) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
 
-def _metadata(model: nn.Module, data: PreparedData, step: int) -> dict[str, Any]:
+def _metadata(
+    model: nn.Module, data: PreparedData, step: int, full: Callable[[Tensor], Tensor]
+) -> dict[str, Any]:
     routers = routers_of(model)
     return {
         "step": step,
-        "model_digest": weights_digest(model.named_parameters()),
+        "model_digest": weights_digest(model_tensors(model, full).items()),
         "probe_digest": probe_digest(data.probe),
         "data_digest": data.digest,
         "domains": list(data.domains),
@@ -129,9 +153,8 @@ class _Columns:
 
 
 def _write_parquet(table: pa.Table, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 16)
-    os.replace(temporary, path)
+    with durable.replacing(path, table.nbytes) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 16)
 
 
 def _next_losses(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -164,10 +187,11 @@ def _fresh_counts(hidden: Tensor, router: Router, probe: Probe, rows: slice) -> 
     """[gates, documents, experts] of tokens that each fresh gate, drawn as upcycling draws them, would send there."""
     experts, width = router.gate.weight.shape
     stream = (_FRESH_STREAM, router.layer_idx or 0)
-    gates = keyed_normal((FRESH_GATES, experts, width), seed=_FRESH_SEED, stream=stream).to(hidden)
+    gates = keyed_normal((FRESH_GATES, experts, width), seed=_FRESH_SEED, stream=stream).to(hidden.device)
     documents = rows.stop - rows.start
     kept = _kept(probe, rows).reshape(-1)
-    logits = hidden.reshape(-1, width) @ gates.view(-1, width).T
+    with torch.autocast(hidden.device.type, enabled=False):  # at a router's own precision
+        logits = hidden.reshape(-1, width).float() @ gates.view(-1, width).T
     choice = logits.view(-1, FRESH_GATES, experts).argmax(-1).cpu()
     counts = [expert_counts(choice[:, g : g + 1], experts, kept, groups=documents) for g in range(FRESH_GATES)]
     return torch.stack(counts).numpy().astype(np.int32)

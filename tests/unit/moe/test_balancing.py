@@ -19,7 +19,7 @@ def test_window_names(window, size) -> None:
 
 @pytest.mark.parametrize("window", ["", "batch", "blocks:0", "blocks:-1", "blocks:2x", "blocks"])
 def test_other_names_are_refused_with_the_choices(window) -> None:
-    with pytest.raises(ConfigError, match="sequence, blocks:n or global_batch"):
+    with pytest.raises(ConfigError, match="sequence, blocks:n, global_batch or ema"):
         parse_window(window)
 
 

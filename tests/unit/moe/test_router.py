@@ -93,7 +93,7 @@ def test_other_gate_scales(top_k) -> None:
 
 
 def test_frozen_gate_takes_no_gradient_and_still_routes() -> None:
-    gate = router(frozen=True)
+    gate = router(kind="frozen")
     x = torch.randn(4, 16, requires_grad=True)
     gate(x).router_logits.sum().backward()
     assert gate.gate.weight.grad is None

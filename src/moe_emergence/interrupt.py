@@ -1,14 +1,18 @@
-"""Ctrl-C (or a scheduler's SIGTERM) is a request, answered at the end of the step; a second Ctrl-C stops at once.
+"""A signal to stop is a request, answered where nothing is lost; a second Ctrl-C stops at once.
 
+SIGINT (Ctrl-C), SIGTERM and SIGUSR1 (what schedulers send ahead of taking a machine away) set a flag that long work
+polls with `stop_if_asked`: each micro-step, and each batch or part of evaluation, traces, data, measures and report.
 SIGTERM may come twice: a suite asks its runs to stop when a scheduler may have asked them already.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from moe_emergence.errors import Interrupted
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
@@ -25,12 +29,19 @@ class StopRequest:
         return self.signal is not None
 
 
+class StopAsked(Interrupted):
+    """Raised by `stop_if_asked`, for whoever has something to save before it lets the process end."""
+
+
 _active: StopRequest | None = None
 
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Answer SIGINT and SIGTERM by setting the request; the handlers before it return on exit."""
+    """Answer `SIGNALS` by setting the request; the handlers before it return on exit. Within another, it is that one's.
+
+    Beside the main thread no handler can be set: the request stays False there.
+    """
     global _active
     if _active is not None:  # a suite's, which its runs answer too
         yield _active
@@ -54,6 +65,16 @@ def stop_requests() -> Iterator[StopRequest]:
         _active = None
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop_if_asked(agree: Callable[[bool], bool] = bool) -> None:
+    """Raise `StopAsked` if a signal has asked to stop; `agree` lets several processes decide alike.
+
+    Raises:
+        StopAsked: within `stop_requests` only; without it signals do what they always do.
+    """
+    if agree(bool(_active)):
+        raise StopAsked("stopped; what was finished is kept, and the same command goes on from there")
 
 
 @contextmanager

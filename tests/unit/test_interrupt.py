@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from moe_emergence.training.interrupt import SIGNALS, ignored_interrupts, stop_requests
+from moe_emergence.interrupt import SIGNALS, ignored_interrupts, stop_requests
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -1,0 +1,102 @@
+"""Writing so that it lasts: what is named here is on the disk, whole, when the call returns."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from moe_emergence.errors import RunDirectoryError
+
+
+def sync(path: Path) -> None:
+    """Make a file's contents, or a folder's entries, survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if not (path.is_dir() and error.errno == errno.EINVAL):  # some network file systems sync no folders
+            raise
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path, size: int) -> Iterator[Path]:
+    """Where to write what is to replace `path` in one move: there is the old file or the new one, never a part.
+
+    Raises:
+        RunDirectoryError: the disk refuses; names the path and the `size` in bytes. What was there is left.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunDirectoryError(trouble(error, path, size)) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by a file of this text."""
+    with replacing(path, len(text.encode())) as temporary:
+        temporary.write_text(text, "utf-8")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Replace `path` by a safetensors file."""
+    with replacing(path, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
+        save_file(dict(tensors), temporary)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        RunDirectoryError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirectoryError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def rename(folder: Path, to: Path) -> None:
+    """Give a folder its final name, and let that last."""
+    os.rename(folder, to)
+    sync(to.parent)
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder such that what a crash leaves of it has no name that anything reads."""
+    condemned = folder.with_name(f".removed-{folder.name}")
+    shutil.rmtree(condemned, ignore_errors=True)
+    rename(folder, condemned)
+    shutil.rmtree(condemned)
+
+
+def trouble(error: Exception, path: Path, size: int) -> str:
+    """`cannot write 1,234 bytes to PATH: No space left on device (5,678 bytes are free there)`."""
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
+    return f"cannot write {size:,} bytes to {path}: {reason}{_room(path)}"
+
+
+def free_bytes(folder: Path) -> int:
+    """Room on the disk of `folder`, which need not be there yet."""
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return shutil.disk_usage(there).free
+
+
+def _room(path: Path) -> str:
+    try:
+        return f" ({free_bytes(path.parent):,} bytes are free there)"
+    except OSError:
+        return ""
