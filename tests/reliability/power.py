@@ -5,10 +5,11 @@ A process that is killed leaves its writes to the system, which completes them; 
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+_MOVES, _MAKES = ("rename", "replace"), ("open", "safetensors", "arrow")
 _WRITES = ("open", "write", "truncate", "ftruncate", "safetensors", "arrow")
 
 
@@ -20,11 +21,15 @@ def cut_power(run: Path, before: Path, journal: Sequence[Sequence[Any]], *, name
         journal: the operations since then, each as [kind, path, where it moves to, …].
         names_kept: whether renames and new names whose folder was not synced survive; removals always do.
     """
+
+    def before_it(path: str) -> Path:
+        return before / Path(path).relative_to(os.path.realpath(run))
+
     if not names_kept:
-        _undo_renames(journal)
+        _lose_names(journal, lambda path: before_it(path).exists())
     for path in _unsynced(journal):
         if os.path.isfile(path):
-            _take_content(Path(path), before / Path(path).relative_to(os.path.realpath(run)))
+            _take_content(Path(path), before_it(path))
 
 
 def _unsynced(journal: Sequence[Sequence[Any]]) -> set[str]:
@@ -35,7 +40,7 @@ def _unsynced(journal: Sequence[Sequence[Any]]) -> set[str]:
             dirty.add(path)
         elif kind in ("fsync", "fdatasync"):
             dirty.discard(path)
-        elif kind in ("rename", "replace"):
+        elif kind in _MOVES:
             moved = {name for name in dirty if name == path or name.startswith(path + os.sep)}
             dirty = {name for name in dirty - moved if name != to} | {to + name[len(path) :] for name in moved}
     return dirty
@@ -48,12 +53,17 @@ def _take_content(path: Path, before: Path) -> None:
     path.write_bytes(old if new.startswith(old) else b"")
 
 
-def _undo_renames(journal: Sequence[Sequence[Any]]) -> None:
-    """Take back, last first, each rename of a folder whose parent was not synced afterwards."""
+def _lose_names(journal: Sequence[Sequence[Any]], was_there: Callable[[str], bool]) -> None:
+    """Take back, last first, each rename, new folder and new file whose parent was not synced afterwards."""
     for number in range(len(journal) - 1, -1, -1):
         kind, path, to, *_ = journal[number]
-        if kind not in ("rename", "replace") or not os.path.isdir(to):
+        name = to if kind in _MOVES else path
+        later = journal[number + 1 :]
+        if any(entry[0] == "fsync" and entry[1] == os.path.dirname(name) for entry in later):
             continue
-        parent = os.path.dirname(to)
-        if not any(later[0] == "fsync" and later[1] == parent for later in journal[number:]):
+        if kind in _MOVES and os.path.isdir(to):
             shutil.move(to, path)
+        elif kind == "mkdir" and os.path.isdir(path):
+            shutil.rmtree(path)
+        elif kind in _MAKES and os.path.isfile(path) and not was_there(path):
+            os.unlink(path)

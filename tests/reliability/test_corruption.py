@@ -177,5 +177,5 @@ def test_where_all_are_damaged_nothing_is_touched(
     assert {path for path in after if path not in before and "checkpoints" in path} == set()
     for checkpoint in checkpoints(folder):
         assert checkpoint.name in outcome.error
-    assert "moe-emergence train" in outcome.error
+    assert "same command" in outcome.error
     figure(f"all checkpoints damaged ({name}): refused, nothing touched")
