@@ -5,19 +5,15 @@ Each process also computes what one process alone would have, on the whole batch
 
 import json
 import os
-import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from moe_emergence.config import MoEConfig, OptimizerConfig
-from moe_emergence.errors import TrainingError
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
 from moe_emergence.models.upcycle import upcycle
 from moe_emergence.moe.balancing import sequence_counts, window_loads
@@ -140,7 +136,9 @@ def largest_difference(one: Any, other: Any) -> float:
     return float((one.double() - other.double()).abs().max())
 
 
-def differences(dtype: torch.dtype, implementation: str, router: str = "learned", parallel: str = "ddp", micro: int = 1):
+def differences(
+    dtype: torch.dtype, implementation: str, router: str = "learned", parallel: str = "ddp", micro: int = 1
+):
     engine = Engine.start("cpu", "fp32", parallel)
     alone = step_alone(toy_model(dtype, implementation, router))
     together = step_in_ranks(engine, toy_model(dtype, implementation, router), micro)
@@ -152,7 +150,9 @@ def check_steps() -> dict[str, Any]:
     found = {}
     for parallel in ("ddp", "fsdp2"):
         for micro in (1, 2):
-            found[f"{parallel}, {micro} micro-batches"] = differences(torch.float64, "eager", "learned", parallel, micro)
+            found[f"{parallel}, {micro} micro-batches"] = differences(
+                torch.float64, "eager", "learned", parallel, micro
+            )
         found[f"{parallel}, frozen router"] = differences(torch.float64, "eager", "frozen", parallel, 1)
         found[f"{parallel}, fp32 grouped_mm"] = differences(torch.float32, "grouped_mm", "learned", parallel, 2)
     return found
