@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import AutocastKwargs, InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -76,8 +76,7 @@ class Engine:
             accelerator = Accelerator(
                 cpu=chosen.type == "cpu",
                 mixed_precision="no" if precision == "fp32" else precision,
-                # Without the cache of cast weights, a forward without graph can share an autocast with one that has.
-                kwargs_handlers=[AutocastKwargs(cache_enabled=False), *_group_options(chosen)],
+                kwargs_handlers=_group_options(chosen),
             )
         except ValueError as error:
             raise ConfigError(

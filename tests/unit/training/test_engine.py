@@ -21,9 +21,8 @@ def engine() -> Iterator[Engine]:
 
 def model() -> GPT2LMHeadModel:
     torch.manual_seed(0)
-    return GPT2LMHeadModel(
-        GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20, n_positions=8, bos_token_id=0, eos_token_id=0)
-    )
+    config = GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=20, n_positions=8, bos_token_id=0, eos_token_id=0)
+    return GPT2LMHeadModel(config).eval()
 
 
 def backward(network: nn.Module) -> None:
@@ -60,7 +59,7 @@ def test_precision_is_chosen_anew_each_time() -> None:
 
 
 def test_a_forward_without_graph_leaves_gradients_to_the_next() -> None:
-    """Autocast would hand on the cast weights of the first, which have no graph."""
+    """Though autocast keeps cast weights, and those of the first have none."""
     engine, dense = Engine.start("cpu", "bf16", "ddp"), model()
     with engine.autocast():
         with torch.no_grad():
