@@ -24,6 +24,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "top-1": {},
     "top-2, both blocks, in micro-batches": {"moe": {"top_k": 2, "layers": None}, "training": {"micro_batch_size": 2}},
     "blocks:2, frozen": {"moe": {"balance_window": "blocks:2", "router": "frozen"}},
+    "hash, in micro-batches": {"moe": {"router": "hash"}, "training": {"micro_batch_size": 2}},
 }
 
 
