@@ -7,7 +7,6 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -102,18 +101,20 @@ def toy_data(toy_corpus: Corpus, toy_config: Callable[..., RunConfig]) -> Prepar
 
 
 @pytest.fixture
-def interrupt_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[ModuleType, int], None]:
-    """Let Ctrl-C come, once, while the module's `train_step` takes the step of that number (from 1)."""
+def interrupt_in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Let Ctrl-C come, once, after the update of the step of that number (from 1)."""
+    from moe_emergence.training.step import Stepper
 
-    def plant(module: ModuleType, step: int) -> None:
-        real = module.train_step
+    def plant(step: int) -> None:
+        real = Stepper.take
 
-        def train_step(model: Any, optimizer: Any, batch: Any, **options: Any) -> Any:
+        def take(stepper: Stepper, batch: Any) -> Any:
+            metrics = real(stepper, batch)
             if batch.step + 1 == step:
-                monkeypatch.setattr(module, "train_step", real)
+                monkeypatch.setattr(Stepper, "take", real)
                 os.kill(os.getpid(), signal.SIGINT)
-            return real(model, optimizer, batch, **options)
+            return metrics
 
-        monkeypatch.setattr(module, "train_step", train_step)
+        monkeypatch.setattr(Stepper, "take", take)
 
     return plant

@@ -14,15 +14,17 @@ from moe_emergence.config import RunConfig
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.errors import Interrupted
 from moe_emergence.tracking.console import RunConsole
-from moe_emergence.training import collapse, loop
+from moe_emergence.training import collapse
 from moe_emergence.training.checkpoint import MODEL, OPTIMIZER
 from moe_emergence.training.loop import train
+from moe_emergence.training.step import Stepper
 
 KINDS: dict[str, dict[str, Any]] = {
     "dense": {"moe": None},
     "top-1": {},
     "top-2, both blocks, in micro-batches": {"moe": {"top_k": 2, "layers": None}, "training": {"micro_batch_size": 2}},
     "blocks:2, frozen": {"moe": {"balance_window": "blocks:2", "router": "frozen"}},
+    "hash, in micro-batches": {"moe": {"router": "hash"}, "training": {"micro_batch_size": 2}},
 }
 
 
@@ -97,7 +99,7 @@ def test_stopping_and_continuing_is_not_stopping(
     step: int, run: Callable[..., None], whole: Callable[[str], Path], tmp_path: Path, interrupt_in_step: Any
 ) -> None:
     """At the first step, where an evaluation and a checkpoint fall due, and between them."""
-    interrupt_in_step(loop, step)
+    interrupt_in_step(step)
     with pytest.raises(Interrupted):
         run(tmp_path / "run")
     run(tmp_path / "run", resume=True)
@@ -108,7 +110,7 @@ def test_stopping_and_continuing_is_not_stopping(
 def test_stopping_and_continuing_any_kind(
     kind: str, run: Callable[..., None], whole: Callable[[str], Path], tmp_path: Path, interrupt_in_step: Any
 ) -> None:
-    interrupt_in_step(loop, 3)
+    interrupt_in_step(3)
     with pytest.raises(Interrupted):
         run(tmp_path / "run", **KINDS[kind])
     run(tmp_path / "run", resume=True, **KINDS[kind])
@@ -119,7 +121,7 @@ def test_stopping_at_every_step(
     run: Callable[..., None], whole: Callable[[str], Path], tmp_path: Path, interrupt_in_step: Any
 ) -> None:
     for step in range(1, 6):
-        interrupt_in_step(loop, step)
+        interrupt_in_step(step)
         with pytest.raises(Interrupted):
             run(tmp_path / "run", resume=True)
     run(tmp_path / "run", resume=True)
@@ -135,14 +137,14 @@ def test_a_crash_and_continuing_is_not_crashing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Steps after the last checkpoint are recorded again, and the line that the crash tore is gone."""
-    real = loop.train_step
+    real = Stepper.take
 
-    def crash(model: Any, optimizer: Any, batch: Any, **options: Any) -> Any:
+    def crash(stepper: Stepper, batch: Any) -> Any:
         if batch.step + 1 == step:
             raise RuntimeError("power cut")
-        return real(model, optimizer, batch, **options)
+        return real(stepper, batch)
 
-    monkeypatch.setattr(loop, "train_step", crash)
+    monkeypatch.setattr(Stepper, "take", crash)
     with pytest.raises(RuntimeError, match="power cut"):
         run(tmp_path / "run")
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
@@ -175,7 +177,7 @@ def test_the_collapse_watch_goes_on_where_it_was(
 
     monkeypatch.setattr(collapse.CollapseDetector, "__init__", init)
     run(tmp_path / "whole")
-    interrupt_in_step(loop, 3)
+    interrupt_in_step(3)
     with pytest.raises(Interrupted):
         run(tmp_path / "cut")
     run(tmp_path / "cut", resume=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from moe_emergence.commands.arguments import Command
 from moe_emergence.commands.report import suite_folder
+from moe_emergence.interrupt import stop_requests
 
 
 def command() -> Command:
@@ -22,8 +23,9 @@ def run(arguments: Sequence[str]) -> None:
     from moe_emergence.analysis.tables import make_tables
     from moe_emergence.commands.suite import print_summary
 
-    suite = read_suite(folder)
-    tables = make_tables(suite)
-    written = write_analysis(suite, tables)
+    with stop_requests():
+        suite = read_suite(folder)
+        tables = make_tables(suite)
+        written = write_analysis(suite, tables)
     print_summary(suite, tables)
     print(f"tables: {written}")

@@ -7,6 +7,7 @@ from typing import Literal
 from moe_emergence.commands.arguments import Arguments, Command
 from moe_emergence.commands.fields import fields_of
 from moe_emergence.config import EMBEDDED, DataConfig, ExecutionConfig
+from moe_emergence.interrupt import stop_requests
 from moe_emergence.training.recipe import BaseRecipe
 
 PURPOSE = (
@@ -29,7 +30,8 @@ def command() -> Command:
 def run(arguments: Sequence[str]) -> None:
     """Train, or continue, and print where the base is."""
     given = command().parse(arguments)
-    print(_pretrain(BaseRecipe(**given.fields), Path(given.required("out", "a folder for the base")), given))
+    with stop_requests():
+        print(_pretrain(BaseRecipe(**given.fields), Path(given.required("out", "a folder for the base")), given))
 
 
 def _pretrain(recipe: BaseRecipe, folder: Path, given: Arguments) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from moe_emergence.commands.arguments import Command
-from moe_emergence.commands.suite import add_run_options, carry_out, changes, close, order_of
+from moe_emergence.commands.suite import add_run_options, changes, complete, order_of
 from moe_emergence.config import EMBEDDED
 from moe_emergence.experiments.suites import fast, suite_named
 
@@ -33,6 +33,4 @@ def run(arguments: Sequence[str]) -> None:
     given = command().parse(arguments)
     suite = suite_named("quickstart")
     suite = (fast(suite) if given["fast"] else suite).override(changes(given))
-    order = order_of(suite, given, shlex.join(["moe-emergence", "quickstart", *arguments]))
-    carry_out(order)
-    close(order.folder)
+    complete(order_of(suite, given, shlex.join(["moe-emergence", "quickstart", *arguments])))

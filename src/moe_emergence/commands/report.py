@@ -5,6 +5,7 @@ from pathlib import Path
 
 from moe_emergence.commands.arguments import Command
 from moe_emergence.errors import RunDirectoryError
+from moe_emergence.interrupt import stop_requests
 
 
 def command() -> Command:
@@ -20,7 +21,8 @@ def run(arguments: Sequence[str]) -> None:
 
     from moe_emergence.report.page import report_of
 
-    print(report_of(folder))
+    with stop_requests():
+        print(report_of(folder))
 
 
 def suite_folder(given: str) -> Path:

@@ -1,5 +1,6 @@
 """`suite`: the arms of a suite, trained one after another or side by side, or what they would cost."""
 
+import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from moe_emergence.commands.printing import human, print_rows, print_table
 from moe_emergence.config import RunConfig
 from moe_emergence.errors import ConfigError
 from moe_emergence.experiments.suites import SUITES, Suite, suite_named
+from moe_emergence.interrupt import stop_requests
 
 if TYPE_CHECKING:  # heavy: imported when there is something to measure
     from moe_emergence.analysis.records import Suite as Records
     from moe_emergence.analysis.tables import Tables
 
+INEXACT = "continue also where configuration, data or environment have changed; recorded in all that follows"
 ARMS_OWN = ("name", "question", "seed")
 """Fields that a suite sets for each of its runs."""
 
@@ -30,6 +33,7 @@ class Order:
     seeds: tuple[int, ...]
     workers: int
     quiet: bool
+    allow_inexact: bool
     command: str
 
 
@@ -51,6 +55,7 @@ def add_run_options(command: Command, out: str | None) -> None:
     command.option("seed", int, 42, "the first of them; the others follow")
     command.option("workers", int, 1, "runs side by side, of one CPU thread each; one after another uses every core")
     command.flag("quiet", "no progress")
+    command.flag("allow-inexact", INEXACT)
 
 
 def run(arguments: Sequence[str]) -> None:
@@ -61,8 +66,7 @@ def run(arguments: Sequence[str]) -> None:
         _print_costs(suite)
         return
     order = order_of(suite, given, shlex.join(["moe-emergence", "suite", *arguments]))
-    carry_out(order)
-    close(order.folder)
+    complete(order)
 
 
 def changes(given: Arguments) -> dict[str, Any]:
@@ -83,8 +87,17 @@ def order_of(suite: Suite, given: Arguments, command: str) -> Order:
         seeds=tuple(range(given["seed"], given["seed"] + given["seeds"])),
         workers=given["workers"],
         quiet=given["quiet"],
+        allow_inexact=given["allow_inexact"],
         command=command,
     )
+
+
+def complete(order: Order) -> None:
+    """Train what is not yet trained, then measure and write the page."""
+    with stop_requests():
+        carry_out(order)
+        if int(os.environ.get("RANK", "0")) == 0:  # of several processes (torchrun) one reports
+            close(order.folder)
 
 
 def carry_out(order: Order) -> None:
@@ -100,6 +113,7 @@ def carry_out(order: Order) -> None:
             workers=order.workers,
             console=console,
             command=order.command,
+            allow_inexact=order.allow_inexact,
         )
 
 

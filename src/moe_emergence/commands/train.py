@@ -1,5 +1,6 @@
 """`train`: one run. Its configuration is laid down in layers: preset or earlier run, then YAML, then options."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 from moe_emergence.commands.arguments import Arguments, Command
 from moe_emergence.commands.fields import build_run, fields_of
 from moe_emergence.commands.files import read_values, to_yaml
+from moe_emergence.commands.suite import INEXACT
 from moe_emergence.config import RunConfig, flat
 from moe_emergence.errors import ConfigError
 from moe_emergence.experiments.presets import PRESETS
 from moe_emergence.experiments.suites import did_you_mean
+from moe_emergence.interrupt import stop_requests
 from moe_emergence.training.run_directory import RunDirectory
 
 PURPOSE = (
@@ -26,6 +29,7 @@ def command() -> Command:
     train.option("preset", str | None, None, f"where the fields start: {', '.join(PRESETS)}")
     train.option("config", str | None, None, "a YAML file with some or all fields")
     train.flag("resume", "continue the run in --out; its own fields hold")
+    train.flag("allow-inexact", INEXACT)
     train.option("from", str | None, None, "start from the last weights of this run, and from its fields")
     train.flag("print_config", "print all fields as YAML for --config, and stop")
     train.flag("quiet", "no progress")
@@ -63,8 +67,17 @@ def _train(config: RunConfig, folder: Path, given: Arguments) -> None:
     from moe_emergence.training.loop import train
 
     fork = None if given["from"] is None else Path(given["from"])
-    with RunConsole(quiet=given["quiet"]) as console:
-        summary = train(config, folder, resume=given["resume"], fork=fork, console=console)
+    with stop_requests(), RunConsole(quiet=given["quiet"]) as console:
+        summary = train(
+            config,
+            folder,
+            resume=given["resume"],
+            fork=fork,
+            console=console,
+            allow_inexact=given["allow_inexact"],
+        )
+    if int(os.environ.get("RANK", "0")) > 0:  # of several processes (torchrun) one reports
+        return
     loss = f"test LM loss {summary.lm_loss_macro:.4f} nats a token"
     print(f"{config.name}: {summary.reason} at step {summary.steps}, {loss}")
     print(folder)

@@ -11,12 +11,23 @@ from moe_emergence.errors import ConfigError
 from moe_emergence.experiments.presets import PRESETS
 
 _NAMES = ("name", "question")
-_ARMS: tuple[tuple[str, str | None, tuple[str, ...]], ...] = (
+_Row = tuple[str, str | None, tuple[str, ...]]
+"""An arm's preset, its baseline, and the fields it may change."""
+_QUICKSTART: tuple[_Row, ...] = (
     ("dense", None, ()),
     ("moe", "dense", ("moe",)),
     ("no_lb", "moe", ("moe.balance_coef",)),
     ("top2", "moe", ("moe.top_k",)),
     ("moe_blocks", "moe", ("moe.balance_window",)),
+)
+_BALANCING: tuple[_Row, ...] = (
+    ("moe", None, ()),
+    ("moe_sequence", "moe", ("moe.balance_window",)),
+    ("moe_ema", "moe", ("moe.balance_window",)),
+    ("loss_free", "moe", ("moe.balance_coef", "moe.bias_rate")),
+    ("frozen", "moe", ("moe.router",)),
+    ("hash", "moe", ("moe.router",)),
+    ("round_robin", "moe", ("moe.router",)),
 )
 
 
@@ -131,14 +142,14 @@ def did_you_mean(given: str, known: list[str]) -> str:
     return f"; did you mean {near[0]}?" if near else f": choose from {', '.join(known)}"
 
 
-def _arms(prefix: str = "") -> tuple[Arm, ...]:
+def _arms(rows: tuple[_Row, ...], prefix: str = "") -> tuple[Arm, ...]:
     return tuple(
         Arm(
             config=PRESETS[prefix + name](),
             baseline=None if baseline is None else prefix + baseline,
             may_change=may_change,
         )
-        for name, baseline, may_change in _ARMS
+        for name, baseline, may_change in rows
     )
 
 
@@ -153,15 +164,27 @@ CHOSEN_FOR_MOE = (
 
 def quickstart() -> Suite:
     """Five arms of the embedded base: minutes on a laptop."""
-    return Suite(name="quickstart", question=QUESTION, arms=_arms(), note=CHOSEN_FOR_MOE)
+    return Suite(name="quickstart", question=QUESTION, arms=_arms(_QUICKSTART), note=CHOSEN_FOR_MOE)
 
 
 def full_size() -> Suite:
     """The same five arms of GPT-2 small, at the published settings: a GPU and hours."""
-    return Suite(name="gpt2", question=QUESTION, arms=_arms("gpt2_"))
+    return Suite(name="gpt2", question=QUESTION, arms=_arms(_QUICKSTART, "gpt2_"))
 
 
-SUITES = {"quickstart": quickstart, "gpt2": full_size}
+def balancing() -> Suite:
+    """Seven arms of the embedded base, half as long again as the quickstart: four ways to balance, three routers that
+    learn nothing. Expect domain information in the order round_robin (0 above its null), moe_sequence, moe; even loads
+    in all but hash, frozen and, for so few steps of its bias, loss_free."""
+    return Suite(
+        name="balancing",
+        question="How does the way of balancing bear on specialisation, and what do routers show that learn nothing?",
+        arms=_arms(_BALANCING),
+        note=CHOSEN_FOR_MOE,
+    )
+
+
+SUITES = {"quickstart": quickstart, "gpt2": full_size, "balancing": balancing}
 """Every suite by name."""
 
 FAST = {

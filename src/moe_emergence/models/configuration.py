@@ -29,6 +29,15 @@ class GPT2MoEConfig(GPT2Config):
     # Trainer's evaluation gathers every other output, and can gather tensors only.
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values", "router_logits", "routes"]
 
+    # How transformers' DistributedConfig(ep_size=…) spreads the experts over processes.
+    base_model_ep_plan: ClassVar[dict[str, str]] = {
+        "h.*.mlp.moe.experts.up_proj": "grouped_gemm",
+        "h.*.mlp.moe.experts.up_proj_bias": "grouped_gemm",
+        "h.*.mlp.moe.experts.down_proj": "grouped_gemm",
+        "h.*.mlp.moe.experts.down_proj_bias": "grouped_gemm",
+        "h.*.mlp.moe.experts": "ep_dispatch_experts",
+    }
+
     num_experts: int = 8
     num_experts_per_tok: int = 1
     moe_layers: list[int] | None = None

@@ -241,7 +241,7 @@ def _set_aside(checkpoint: Path, reason: str) -> Path:
 
 
 def remove_old_checkpoints(newest: Path, keep: int) -> None:
-    """Delete the checkpoints before `newest` but for the `keep` − 1 last, once `newest` has been read back and verified.
+    """Delete the checkpoints before `newest` but for the last `keep` − 1, once `newest` was read back and verified.
 
     Later ones, and whatever is not named as a checkpoint, are left alone.
     """
@@ -262,9 +262,7 @@ def remove_partial_checkpoints(folder: Path) -> None:
 # Loading
 
 
-def load_weights(
-    folder: Path, model: torch.nn.Module, like: Callable[[Tensor, Tensor], Tensor] | None = None
-) -> None:
+def load_weights(folder: Path, model: torch.nn.Module, like: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
     """Copy the checkpoint's weights and buffers into `model`; names, shapes and types must be the same.
 
     Raises:
@@ -300,7 +298,9 @@ def load_optimizer(
             optimizer.state[parameter][quantity] = value.to(parameter.device)
         else:
             _check_form(path, key, value, parameter)
-            optimizer.state[parameter][quantity] = value.to(parameter.device) if like is None else like(value, parameter)
+            optimizer.state[parameter][quantity] = (
+                value.to(parameter.device) if like is None else like(value, parameter)
+            )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import AutocastKwargs, InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -51,7 +51,8 @@ class Engine:
     def __init__(self, accelerator: Accelerator, parallel: Parallel, *, made_group: bool) -> None:
         self._accelerator = accelerator
         self._made_group = made_group
-        self.device: torch.device = accelerator.device
+        # Accelerate numbers CPUs too; tensors do not.
+        self.device: torch.device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
         self.rank: int = accelerator.process_index
         self.world_size: int = accelerator.num_processes
         self.precision: Precision = "bf16" if accelerator.mixed_precision == "bf16" else "fp32"
@@ -75,8 +76,7 @@ class Engine:
             accelerator = Accelerator(
                 cpu=chosen.type == "cpu",
                 mixed_precision="no" if precision == "fp32" else precision,
-                # Without the cache of cast weights, a forward without graph can share an autocast with one that has.
-                kwargs_handlers=[AutocastKwargs(cache_enabled=False), *_group_options(chosen)],
+                kwargs_handlers=_group_options(chosen),
             )
         except ValueError as error:
             raise ConfigError(
@@ -184,7 +184,7 @@ class Engine:
         return float(_whole(nn.utils.clip_grad_norm_(model.parameters(), max_norm)))
 
     def full(self, tensor: Tensor) -> Tensor:
-        """The whole of a parameter, gradient or moment, which may be sharded, in CPU memory; perhaps the tensor itself."""
+        """The whole of a parameter, gradient or moment, which may be sharded, in CPU memory."""
         return _whole(tensor.detach()).cpu().contiguous()
 
     def like(self, tensor: Tensor, parameter: Tensor) -> Tensor:
@@ -215,7 +215,7 @@ def _device_of_process(name: str) -> torch.device:
     for variable, other in _OTHER_ENGINES.items():
         if _is_set(variable):
             raise ConfigError(
-                f"accelerate launch asks for {other}: launch without it; execution.parallel chooses between ddp and fsdp2"
+                f"accelerate launch asks for {other}: launch without it, and choose execution.parallel ddp or fsdp2"
             )
     cpu_only = _is_set("ACCELERATE_USE_CPU")
     device = choose_device("cpu" if cpu_only and name == "auto" else name)

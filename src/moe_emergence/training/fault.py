@@ -61,5 +61,3 @@ def _smaller(config: RunConfig) -> str:
         f"A forward holds {size} of the step's {training.batch_size} sequences: continue with "
         f"--training.micro_batch_size {half} --resume --allow-inexact, which differs by rounding alone"
     )
-
-

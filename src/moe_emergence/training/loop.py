@@ -93,7 +93,9 @@ def summary(run: RunDirectory) -> RunSummary:
     end = next(line for line in lines if line["event"] == "end")
     last = [line for line in lines if line["event"] == "evaluation" and line["split"] == "test"]
     if not last:
-        raise RunDirectoryError(f"{run.path / METRICS} has no evaluation on test: restore it, or train in another folder")
+        raise RunDirectoryError(
+            f"{run.path / METRICS} has no evaluation on test: restore it, or train in another folder"
+        )
     return RunSummary(folder=run.path, steps=end["step"], reason=end["reason"], lm_loss_macro=last[-1]["lm_loss_macro"])
 
 
@@ -177,7 +179,7 @@ class _Training:
     # Steps
 
     def _take_step(self) -> None:
-        training, optimizer = self.config.training, self.config.optimizer
+        training = self.config.training
         began = time.perf_counter()
         rate = self._learning_rate()
         set_learning_rate(self.optimizer, rate)

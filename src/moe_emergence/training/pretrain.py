@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -17,22 +17,27 @@ from moe_emergence.config import ExecutionConfig, OptimizerConfig
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.data.tokenizer import END_OF_TEXT
 from moe_emergence.errors import Interrupted, RunDirectoryError
+from moe_emergence.interrupt import StopAsked, stop_requests
+from moe_emergence.tracking.console import RunConsole
 from moe_emergence.training.checkpoint import (
     load_optimizer,
     load_weights,
-    newest_checkpoint,
+    model_tensors,
+    newest_whole_checkpoint,
+    optimizer_tensors,
     read_checkpoint,
     remove_old_checkpoints,
+    remove_partial_checkpoints,
     save_checkpoint,
 )
+from moe_emergence.training.engine import Engine
 from moe_emergence.training.evaluation import evaluate
-from moe_emergence.interrupt import stop_requests
 from moe_emergence.training.model_card import model_card
 from moe_emergence.training.optimizer import make_optimizer, set_learning_rate
 from moe_emergence.training.recipe import BaseRecipe
 from moe_emergence.training.run_directory import write_json
 from moe_emergence.training.runtime import environment, prepare_process
-from moe_emergence.training.step import make_batch, train_step
+from moe_emergence.training.step import Stepper, make_batch
 
 
 @dataclass
@@ -92,30 +97,45 @@ def pretrain_base(recipe: BaseRecipe, data: PreparedData, folder: Path, executio
         Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
     """
     _claim(folder, recipe, data)
-    device = prepare_process(execution)
-    model = dense_model(recipe, data.tokenizer.get_vocab_size(), int(data.manifest["end_of_text"])).to(device)
+    prepare_process(execution)
+    engine = Engine.start(execution.device, execution.precision, execution.parallel)
+    model = dense_model(recipe, data.tokenizer.get_vocab_size(), int(data.manifest["end_of_text"])).to(engine.device)
     optimizer = make_optimizer(
         model, OptimizerConfig(learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay, beta2=0.95)
     )
+    stepper = Stepper(model, optimizer, micro_batch_size=None, clip_norm=1.0, engine=engine)
     checkpoints = folder / "checkpoints"
     phase = _continue(checkpoints, model, optimizer)
-    with stop_requests() as stop:
-        while True:
-            if _is_due(recipe, phase, phase.curve):
-                _look(recipe, phase, evaluate(model, data, data.dev, device=device, per_domain=recipe.dev_blocks))
-                save_checkpoint(checkpoints, model, optimizer, asdict(phase))
-                remove_old_checkpoints(checkpoints, 2)
-            if _is_last(recipe, phase):
-                return _finish(recipe, data, folder, model, phase, environment(device, execution))
-            set_learning_rate(optimizer, learning_rate(recipe, phase))
-            batch = make_batch(
-                data.train, seed=recipe.seed, step=phase.step, batch_size=recipe.batch_size, device=device
-            )
-            train_step(model, optimizer, batch, micro_batch_size=None, clip_norm=1.0)
-            phase.step += 1
-            if stop:
-                save_checkpoint(checkpoints, model, optimizer, asdict(phase))
-                raise Interrupted(f"stopped at step {phase.step}; the same command continues from there")
+    with stop_requests():
+        try:
+            _train(recipe, data, phase, stepper, checkpoints)
+        except StopAsked:
+            _save(checkpoints, phase, stepper)
+            raise Interrupted(f"stopped at step {phase.step}; the same command continues from there") from None
+    return _finish(recipe, data, folder, model, phase, environment(execution, engine.device))
+
+
+def _train(recipe: BaseRecipe, data: PreparedData, phase: _Phase, stepper: Stepper, checkpoints: Path) -> None:
+    """Look and step until the rate has fallen to zero."""
+    device = stepper.engine.device
+    while True:
+        if _is_due(recipe, phase, phase.curve):
+            scores = evaluate(stepper.model, data, data.dev, device=device, per_domain=recipe.dev_blocks)
+            _look(recipe, phase, scores)
+            remove_old_checkpoints(_save(checkpoints, phase, stepper), 2)
+        if _is_last(recipe, phase):
+            return
+        set_learning_rate(stepper.optimizer, learning_rate(recipe, phase))
+        stepper.take(
+            make_batch(data.train, seed=recipe.seed, step=phase.step, batch_size=recipe.batch_size, device=device)
+        )
+        phase.step += 1
+
+
+def _save(checkpoints: Path, phase: _Phase, stepper: Stepper) -> Path:
+    weights, moments = model_tensors(stepper.model), optimizer_tensors(stepper.optimizer)
+    config = cast(GPT2LMHeadModel, stepper.model).config
+    return save_checkpoint(checkpoints, config, weights, moments, asdict(phase))
 
 
 def _claim(folder: Path, recipe: BaseRecipe, data: PreparedData) -> None:
@@ -167,7 +187,8 @@ def _is_last(recipe: BaseRecipe, phase: _Phase) -> bool:
 
 
 def _continue(checkpoints: Path, model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer) -> _Phase:
-    newest = newest_checkpoint(checkpoints)
+    remove_partial_checkpoints(checkpoints)
+    newest = newest_whole_checkpoint(checkpoints, RunConsole().warn)
     if newest is None:
         return _Phase()
     phase = _Phase(**read_checkpoint(newest))

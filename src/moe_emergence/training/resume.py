@@ -1,4 +1,4 @@
-"""Going on with a run: only as what it was, from the newest checkpoint that is whole, with the records cut back to it."""
+"""Going on with a run: only as what it was, from its newest whole checkpoint, the records cut back to that."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -47,7 +47,8 @@ def _open(
     changes = run.changes_to(config)
     if changes and (run.finished or not allow_inexact):
         refuse_changes(run, changes)
-    run.lock()
+    if not run.finished:  # else it is only read
+        run.lock()
     opened.append(run)
     return changes
 
@@ -88,7 +89,7 @@ def restore(
     looks: Sequence[int],
     warn: Callable[[str], None],
 ) -> dict[str, Any] | None:
-    """Load the newest whole checkpoint, and cut the records back to it; its state, or None where there is no checkpoint.
+    """Load the newest whole checkpoint and cut the records back to it; its state, or None where there is none.
 
     Raises:
         CheckpointError: none is whole, or the newest does not fit the run.
@@ -102,14 +103,14 @@ def restore(
     checkpoints.load_optimizer(newest, optimizer, engine.like)
     state: dict[str, Any] = json.loads((newest / checkpoints.STATE).read_text("utf-8"))
     if bool(optimizer.state) != bool(state["updates"]):
-        raise CheckpointError(f"{newest / checkpoints.OPTIMIZER} has no moments, but {state['updates']} updates were taken")
+        raise CheckpointError(
+            f"{newest / checkpoints.OPTIMIZER} has no moments, but {state['updates']} updates were taken"
+        )
     return state
 
 
-def _prepare_folder(
-    run: RunDirectory, looks: Sequence[int], routed: bool, warn: Callable[[str], None]
-) -> str | None:
-    """The name of the checkpoint to go on from; what a killed process left behind is gone, and the records end there."""
+def _prepare_folder(run: RunDirectory, looks: Sequence[int], routed: bool, warn: Callable[[str], None]) -> str | None:
+    """The name of the checkpoint to go on from; the records end there, and what a killed process left is gone."""
     checkpoints.remove_partial_checkpoints(run.checkpoints)
     for path in run.traces.glob(".step-*"):
         path.unlink()
@@ -160,9 +161,7 @@ def _require_looks(run: RunDirectory, looks: Sequence[int], routed: bool) -> Non
 _WAY_OUT = "restore it, or start the run in another folder"
 
 
-def record_changes(
-    run: RunDirectory, config: RunConfig, origin: Origin, changes: Sequence[Change], step: int
-) -> None:
+def record_changes(run: RunDirectory, config: RunConfig, origin: Origin, changes: Sequence[Change], step: int) -> None:
     """Write down that the run goes on inexactly from `step`, where it does; from here on it is what it is now."""
     if not changes:
         return

@@ -39,10 +39,9 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
             run = cls(path, config)
-            run.lock()
             if is_used(path):
-                run.close()
                 raise RunDirectoryError(f"{path} is already used: choose another folder, or continue it with --resume")
+            run.lock()
             run.write_config(config)
         except OSError as error:
             raise RunDirectoryError(f"cannot write the run to {path}: {error.strerror}") from error
@@ -104,7 +103,8 @@ class RunDirectory:
     def clear_unbegun(self) -> None:
         """Leave the folder free again if the run was refused before it began."""
         if self.recording and not self.begun:
-            (self.path / CONFIG).unlink(missing_ok=True)
+            for name in (CONFIG, LOCK):
+                (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.data, ignore_errors=True)
 
     def write_config(self, config: RunConfig) -> None:

@@ -150,8 +150,7 @@ class Stepper:
             self.poll()
             last = number == len(micro_batches) - 1
             with nullcontext() if last else self.engine.no_sync(self.wrapped):
-                context = replace(micro_batch.context(), window_loads=loads[number], earlier_counts=self._so_far(records))
-                output = self._forward(micro_batch, number, context)
+                output = self._forward(micro_batch, number, self._context(micro_batch, loads[number], records))
                 (output.loss / len(micro_batches)).backward()
             records.append(_Record.of(output))
         return self._metrics(records, sum(len(batch.tokens) for batch in micro_batches))
@@ -165,6 +164,14 @@ class Stepper:
             return self.wrapped(input_ids=batch.tokens, use_cache=False, **wanted, **extra)
 
     # Balance windows
+
+    def _context(self, batch: Batch, loads: tuple[Tensor, ...] | None, earlier: list["_Record"]) -> RoutingContext:
+        """Where its loads come from: counted beforehand, from the micro-batches so far, or from the forward itself."""
+        if loads is not None:
+            return replace(batch.context(), window_loads=loads)
+        if self.running_counts:
+            return replace(batch.context(), earlier_counts=self._so_far(earlier))
+        return replace(batch.context(), loads_of=self.balance.loads if self.balance.window == "ema" else None)
 
     def _loads_beforehand(self, batches: list[Batch]) -> list[tuple[Tensor, ...] | None]:
         """For each micro-batch the loads of its sequences' balance windows, counted over the whole step.
@@ -189,12 +196,12 @@ class Stepper:
         model: Any = self.model
         if not _is_moe(model) or model.config.router_aux_loss_coef == 0 or self.running_counts:
             return False
-        alone = len(batches) == 1 and self.engine.world_size == 1
-        return self.balance.window == "ema" or not (alone or parse_window(self.balance.window) == 1)
+        is_whole_step = len(batches) == 1 and self.engine.world_size == 1
+        return not (is_whole_step or parse_window(self.balance.window) == 1)
 
     def _so_far(self, records: list[_Record]) -> tuple[Tensor, ...] | None:
-        """What the micro-batches before this one were assigned, where that is what the loads are counted from."""
-        if not (self.running_counts and records):
+        """What the step's micro-batches before this one were assigned in this process."""
+        if not records:
             return None
         routes = _joined([record.routes for record in records])
         experts = routes[0].router_probs.shape[1]
@@ -253,4 +260,5 @@ def _everywhere(route: RouterOutput, engine: Engine) -> RouterOutput:
     if engine.world_size == 1:
         return route
     kept = ("topk_indices", "router_probs", "router_probs_clean")
-    return replace(route, **{name: engine.gather(getattr(route, name)) for name in kept})
+    everywhere: dict[str, Any] = {name: engine.gather(getattr(route, name)) for name in kept}
+    return replace(route, **everywhere)

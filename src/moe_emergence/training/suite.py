@@ -16,13 +16,14 @@ from moe_emergence.data.blocks import load_prepared, prepared_folder
 from moe_emergence.data.corpora import load_corpus
 from moe_emergence.errors import ConfigError, Interrupted, RunDirectoryError, TrainingError
 from moe_emergence.experiments.suites import Suite
+from moe_emergence.interrupt import SIGNALS, ignored_interrupts, stop_requests
 from moe_emergence.models.base import load_tokenizer
 from moe_emergence.models.cost import base_config, run_cost
 from moe_emergence.tracking.console import RunConsole
-from moe_emergence.interrupt import SIGNALS, ignored_interrupts, stop_requests
+from moe_emergence.training.engine import Engine
 from moe_emergence.training.loop import RunSummary, train
-from moe_emergence.training.run_directory import RunDirectory, write_json
-from moe_emergence.training.start import check_fits
+from moe_emergence.training.run_directory import CONFIG, RunDirectory, write_json
+from moe_emergence.training.start import check_fits, refuse_changes
 
 SUITE = "suite.json"
 _stopping = threading.Event()
@@ -37,10 +38,12 @@ def run_suite(
     workers: int = 1,
     console: RunConsole | None = None,
     command: str = "",
+    allow_inexact: bool = False,
 ) -> list[RunSummary]:
     """Train every arm with every seed in `folder`/arm/seed-n; finished runs stay, unfinished ones go on.
 
     With one worker the arms run here, one after another; with more, side by side in processes of one thread each.
+    Under torchrun or `accelerate launch` all processes train each run together.
 
     Raises:
         ConfigError: an arm does not fit its base; no arm is trained then.
@@ -51,21 +54,30 @@ def run_suite(
     configs = [_config(arm.config, seed, workers) for seed in seeds for arm in suite.arms]
     for config in configs:
         check_fits(config, base_config(config.base))
-    _claim(suite, folder, configs, command)
-    data = _prepare(configs, folder / "data", console)
+    execution = configs[0].execution
+    engine = Engine.start(execution.device, execution.precision, execution.parallel)
+    if workers > 1 and engine.world_size > 1:
+        raise ConfigError(
+            f"--workers {workers} starts processes of its own, and {engine.world_size} were launched already: give one "
+            "of them alone"
+        )
+    engine.on_main(lambda: _claim(suite, folder, configs, command, allow_inexact))
+    data = engine.on_main(lambda: _prepare(configs, folder / "data", console))
     if workers <= 1:
-        return _one_after_another(configs, folder, data, console)
-    return _side_by_side(configs, folder, data, workers, console)
+        return _one_after_another(configs, folder, data, console, allow_inexact)
+    return _side_by_side(configs, folder, data, workers, console, allow_inexact)
 
 
-def _one_after_another(configs: Sequence[RunConfig], folder: Path, data: Path, console: RunConsole) -> list[RunSummary]:
+def _one_after_another(
+    configs: Sequence[RunConfig], folder: Path, data: Path, console: RunConsole, allow_inexact: bool
+) -> list[RunSummary]:
     done: list[RunSummary] = []
     with stop_requests() as stop:
         for config in configs:
             if stop:  # asked for while a run was ending
                 raise _interrupted(folder)
-            run = _run_folder(folder, config)
-            done.append(train(config, run, data=load_prepared(data), resume=True, console=console))
+            options: dict[str, Any] = {"resume": True, "console": console, "allow_inexact": allow_inexact}
+            done.append(train(config, _run_folder(folder, config), data=load_prepared(data), **options))
     return done
 
 
@@ -85,7 +97,7 @@ def _run_folder(folder: Path, config: RunConfig) -> Path:
     return folder / config.name / f"seed-{config.seed}"
 
 
-def _claim(suite: Suite, folder: Path, configs: Sequence[RunConfig], command: str) -> None:
+def _claim(suite: Suite, folder: Path, configs: Sequence[RunConfig], command: str, allow_inexact: bool) -> None:
     """Refuse a folder that other runs live in, before anything is trained; then write down what the suite is."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / SUITE).exists():
         raise RunDirectoryError(f"{folder} is not empty and holds no suite: choose another folder with --out")
@@ -94,8 +106,11 @@ def _claim(suite: Suite, folder: Path, configs: Sequence[RunConfig], command: st
         raise RunDirectoryError(f"{folder} holds the suite {held['name']!r}, not {suite.name!r}: choose another folder")
     for config in configs:
         run = _run_folder(folder, config)
-        if (run / "config.json").exists():
-            RunDirectory.reopen(run, config)
+        if (run / CONFIG).exists():
+            held_run = RunDirectory.open_existing(run)
+            changes = held_run.changes_to(config)
+            if changes and (held_run.finished or not allow_inexact):
+                refuse_changes(held_run, changes)
     seeds = {config.seed for config in configs} | set(held.get("seeds", ()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,12 +161,15 @@ def _prepare(configs: Sequence[RunConfig], cache: Path, console: RunConsole) -> 
 
 
 def _side_by_side(
-    configs: Sequence[RunConfig], folder: Path, data: Path, workers: int, console: RunConsole
+    configs: Sequence[RunConfig], folder: Path, data: Path, workers: int, console: RunConsole, allow_inexact: bool
 ) -> list[RunSummary]:
     context = get_context("spawn")
     with stop_requests() as stop, ProcessPoolExecutor(workers, context, _answer_between_runs) as pool:
         with ignored_interrupts():  # while a process loads its modules, Ctrl-C is this one's to answer
-            jobs = [pool.submit(_run_arm, to_dict(config), str(folder), str(data), console) for config in configs]
+            jobs = [
+                pool.submit(_run_arm, to_dict(config), str(folder), str(data), console, allow_inexact)
+                for config in configs
+            ]
         waiting = set(jobs)
         while waiting:
             finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -189,14 +207,21 @@ def _answer_between_runs() -> None:
         signal.signal(number, lambda *_: _stopping.set())
 
 
-def _run_arm(values: dict[str, Any], folder: str, data: str, console: RunConsole) -> RunSummary:
+def _run_arm(values: dict[str, Any], folder: str, data: str, console: RunConsole, allow_inexact: bool) -> RunSummary:
     if _stopping.is_set():
         raise Interrupted("stopped before it began")
     config = from_dict(values)
     run = _run_folder(Path(folder), config)
     with stop_requests() as stop:
         try:
-            return train(config, run, data=load_prepared(Path(data)), resume=True, console=console)
+            return train(
+                config,
+                run,
+                data=load_prepared(Path(data)),
+                resume=True,
+                console=console,
+                allow_inexact=allow_inexact,
+            )
         finally:
             if stop:
                 _stopping.set()

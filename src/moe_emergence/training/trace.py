@@ -54,7 +54,7 @@ def write_trace(
     inexact: bool = False,
     full: Callable[[Tensor], Tensor] = whole_cpu,
     poll: Callable[[], None] = stop_if_asked,
-) -> None:
+) -> Path | None:
     """Route the probe set through `model` and write `folder`/step-NNNNNN.parquet with its small neighbour.
 
     A model without experts leaves a trace of losses alone.
@@ -86,13 +86,15 @@ def write_trace(
                 counts = _fresh_counts(inputs[router], router, probe, rows)
                 _tally(beside, f"fresh_gates.{route.layer_idx}", probe, rows, counts)
     metadata = _metadata(model, data, step, full) | ({"inexact": True} if inexact else {})
-    if folder is not None:
-        durable.make_folder(folder)
-        path = folder / f"{trace_name(step)}.parquet"
-        if beside:
-            tensors = {name: torch.from_numpy(values) for name, values in beside.items()}
-            durable.write_tensors(path.with_suffix(".safetensors"), tensors)
-        _write_parquet(table.arrow(metadata), path)
+    if folder is None:
+        return None
+    durable.make_folder(folder)
+    path = folder / f"{trace_name(step)}.parquet"
+    if beside:
+        tensors = {name: torch.from_numpy(values) for name, values in beside.items()}
+        durable.write_tensors(path.with_suffix(".safetensors"), tensors)
+    _write_parquet(table.arrow(metadata), path)
+    return path
 
 
 def probe_digest(probe: Probe) -> str:
@@ -101,9 +103,7 @@ def probe_digest(probe: Probe) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
 
-def _metadata(
-    model: nn.Module, data: PreparedData, step: int, full: Callable[[Tensor], Tensor]
-) -> dict[str, Any]:
+def _metadata(model: nn.Module, data: PreparedData, step: int, full: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     routers = routers_of(model)
     return {
         "step": step,

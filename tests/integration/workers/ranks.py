@@ -1,4 +1,4 @@
-"""What one of several launched processes does in tests of ranks: `ranks.py CHECK FOLDER`; rank 0 writes CHECK.json.
+"""What one of several launched processes does in tests of ranks: `ranks.py CHECK FOLDER` writes CHECK-RANK.json.
 
 Each process also computes what one process alone would have, on the whole batch, to compare with.
 """
@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from moe_emergence.config import MoEConfig, OptimizerConfig
-from moe_emergence.errors import TrainingError
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
 from moe_emergence.models.upcycle import upcycle
 from moe_emergence.moe.balancing import sequence_counts, window_loads
@@ -89,7 +87,7 @@ def step_in_ranks(engine: Engine, model: Any, micro_batches: int) -> dict[str, A
         with engine.no_sync(wrapped):
             losses.append(forward_and_backward(engine, wrapped, piece, loads, len(pieces)))
     losses.append(forward_and_backward(engine, wrapped, pieces[-1], loads, len(pieces)))
-    gradients = {n: engine.full(p.grad) for n, p in model.named_parameters() if p.requires_grad}
+    gradients = {n: engine.full(p.grad).clone() for n, p in model.named_parameters() if p.requires_grad}
     norm = engine.clip_gradients(wrapped, OPTIMIZER.clip_norm)
     optimizer.step()
     loss, balance = engine.mean(torch.stack(losses).mean(0))
@@ -140,30 +138,115 @@ def largest_difference(one: Any, other: Any) -> float:
     return float((one.double() - other.double()).abs().max())
 
 
-def differences(dtype: torch.dtype, implementation: str, router: str = "learned", parallel: str = "ddp", micro: int = 1):
+def differences(
+    dtype: torch.dtype, implementation: str, parallel: str, *, micro_batches: int = 1, router: str = "learned"
+) -> dict[str, float]:
+    """The largest difference between ranks and one process in each thing that a step leaves."""
     engine = Engine.start("cpu", "fp32", parallel)
     alone = step_alone(toy_model(dtype, implementation, router))
-    together = step_in_ranks(engine, toy_model(dtype, implementation, router), micro)
+    together = step_in_ranks(engine, toy_model(dtype, implementation, router), micro_batches)
     return {name: largest_difference(alone[name], together[name]) for name in alone}
 
 
-def check_steps() -> dict[str, Any]:
-    """Differences between ranks and one process, a kind of step each."""
+def check_steps() -> dict[str, dict[str, float]]:
+    """The differences of one optimiser step, a way of taking it each."""
     found = {}
     for parallel in ("ddp", "fsdp2"):
-        for micro in (1, 2):
-            found[f"{parallel}, {micro} micro-batches"] = differences(torch.float64, "eager", "learned", parallel, micro)
-        found[f"{parallel}, frozen router"] = differences(torch.float64, "eager", "frozen", parallel, 1)
-        found[f"{parallel}, fp32 grouped_mm"] = differences(torch.float32, "grouped_mm", "learned", parallel, 2)
+        found[f"{parallel}, whole"] = differences(torch.float64, "eager", parallel)
+        found[f"{parallel}, 2 x 2"] = differences(torch.float64, "eager", parallel, micro_batches=2)
+        found[f"{parallel}, frozen router"] = differences(torch.float64, "eager", parallel, router="frozen")
+        found[f"{parallel}, fp32 grouped_mm"] = differences(torch.float32, "grouped_mm", parallel, micro_batches=2)
     return found
+
+
+def check_methods() -> dict[str, Any]:
+    """What the engine's methods give this process, and what sharding keeps."""
+    engine = Engine.start("cpu", "fp32", "fsdp2")
+    rank = torch.tensor(float(engine.rank))
+    found = {
+        "rank": engine.rank,
+        "world_size": engine.world_size,
+        "device": str(engine.device),
+        "share": TOKENS[engine.slice_of(SEQUENCES)].tolist(),
+        "uneven": said_by(lambda: engine.slice_of(3)),
+        "mean": engine.mean(torch.tensor([1 / 3 + engine.rank], dtype=torch.float64)).item(),
+        "gathered": engine.gather(torch.full((1, 2), engine.rank)).tolist(),
+        "gathered scalars": engine.gather(rank).tolist(),
+        "any": [engine.any(False), engine.any(engine.rank == 1), engine.any(True)],
+        "main's value": engine.on_main(lambda: {"from": engine.rank}),
+        "main's failure": said_by(lambda: engine.on_main(disk_is_full)),
+        "after it": engine.on_main(lambda: "still together"),
+    }
+    return found | sharding(engine) | {"bf16": logits_dtype("bf16"), "fp32": logits_dtype("fp32")}
+
+
+def sharding(engine: Engine) -> dict[str, Any]:
+    model = toy_model(torch.float64, "eager")
+    alone = toy_model(torch.float64, "eager").eval()
+    whole = {name: p.detach().clone() for name, p in model.named_parameters()}
+    wrapped = engine.wrap(model)
+    evaluated = logits_of(wrapped.eval())  # before the first step, as a run's first evaluation is
+    optimizer = make_optimizer(model, OPTIMIZER)
+    model.train()(input_ids=TOKENS, labels=TOKENS, routing_context=context(torch.arange(8), None)).loss.backward()
+    engine.clip_gradients(wrapped, 1.0)
+    optimizer.step()
+    parameters = dict(model.named_parameters())
+    moments = {(n, q): v for n, p in parameters.items() for q, v in optimizer.state[p].items()}
+    return {
+        "sharded": all(isinstance(p, DTensor) for p in parameters.values()),
+        "local share": sum(p.to_local().numel() for p in parameters.values()) / sum(p.numel() for p in whole.values()),
+        "tied": model.lm_head.weight is model.transformer.wte.weight,
+        "evaluation": largest_difference(evaluated, logits_of(alone)),
+        "like then full": all(torch.equal(engine.full(engine.like(v, parameters[n])), v) for n, v in whole.items()),
+        "full then like": all(same_shard(engine.like(engine.full(p), p), p) for p in parameters.values()),
+        "moments": all(same_shard(engine.like(engine.full(v), parameters[n]), v) for (n, _), v in moments.items()),
+    }
+
+
+def logits_of(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=TOKENS, use_cache=False).logits
+
+
+def same_shard(one: Tensor, other: Tensor) -> bool:
+    if not isinstance(other, DTensor):
+        return not isinstance(one, DTensor) and torch.equal(one, other)
+    return one.placements == other.placements and torch.equal(one.to_local(), other.to_local())
+
+
+def logits_dtype(precision: str) -> str:
+    engine = Engine.start("cpu", precision, "fsdp2")
+    wrapped = engine.wrap(toy_model(torch.float32, "grouped_mm").eval())
+    with engine.autocast():
+        return str(logits_of(wrapped).dtype)
+
+
+def said_by(call: Any) -> str:
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def disk_is_full() -> None:
+    raise OSError("the disk is full")
+
+
+def check_death() -> None:
+    """Rank 1 is killed while rank 0 waits for it."""
+    engine = Engine.start("cpu", "fp32", "ddp")
+    if engine.any(False) or engine.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    engine.any(False)
 
 
 def main() -> None:
     check, folder = sys.argv[1:]
     found = globals()[f"check_{check}"]()
-    if int(os.environ["RANK"]) == 0:
-        (Path(folder) / f"{check}.json").write_text(json.dumps(found))
-    Engine.start("cpu", "fp32", "ddp").close()
+    (Path(folder) / f"{check}-{os.environ['RANK']}.json").write_text(json.dumps(found))
+    if check == "methods":  # and ends with a failure that nobody catches
+        Engine.start("cpu", "fp32", "ddp").on_main(disk_is_full)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from moe_emergence.experiments.suites import (
     SUITES,
     Arm,
     Suite,
+    balancing,
     did_you_mean,
     fast,
     quickstart,
@@ -31,7 +32,7 @@ def changed(name: str = "arm", **fields: object) -> RunConfig:
 @pytest.mark.parametrize("name", SUITES)
 def test_all_arms_share_data_steps_schedule_and_seed(name: str) -> None:
     suite = suite_named(name)
-    assert len(suite.arms) == 5
+    assert len(suite.arms) == {"quickstart": 5, "gpt2": 5, "balancing": 7}[name]
     first = suite.arms[0].config
     for arm in suite.arms:
         ours = arm.config
@@ -61,6 +62,22 @@ def test_the_quickstart_s_arms_and_what_they_change() -> None:
     assert suite.changes(suite.arm("top2")) == {"moe.top_k": (1, 2)}
     assert suite.changes(suite.arm("moe_blocks")) == {"moe.balance_window": ("global_batch", "blocks:2")}
     assert suite.changes(suite.arm("moe"))["moe.num_experts"] == (None, 8)
+
+
+def test_the_balancing_arms_and_what_they_change() -> None:
+    suite = balancing()
+    assert [arm.baseline for arm in suite.arms] == [None] + ["moe"] * 6
+    changes = {arm.name: {field: now for field, (_, now) in suite.changes(arm).items()} for arm in suite.arms}
+    assert changes == {
+        "moe": {},
+        "moe_sequence": {"moe.balance_window": "sequence"},
+        "moe_ema": {"moe.balance_window": "ema"},
+        "loss_free": {"moe.balance_coef": 0.0, "moe.bias_rate": 1e-3},
+        "frozen": {"moe.router": "frozen"},
+        "hash": {"moe.router": "hash"},
+        "round_robin": {"moe.router": "round_robin"},
+    }
+    assert suite.arm("moe").config == quickstart().arm("moe").config
 
 
 @pytest.mark.parametrize(
@@ -180,7 +197,7 @@ def test_fast_is_shorter_and_says_so() -> None:
 def test_an_unknown_suite_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="there is no suite 'quikstart'; did you mean quickstart\\?"):
         suite_named("quikstart")
-    with pytest.raises(ConfigError, match="there is no suite 'zzz': choose from quickstart, gpt2"):
+    with pytest.raises(ConfigError, match="there is no suite 'zzz': choose from quickstart, gpt2, balancing"):
         suite_named("zzz")
 
 

@@ -1,5 +1,8 @@
 """The registered model's configuration: resolved, checked, and the same after a trip through JSON."""
 
+import json
+from dataclasses import replace
+
 import pytest
 from transformers import AutoConfig, GPT2Config, LlamaConfig
 
@@ -32,7 +35,34 @@ def test_round_trip(tmp_path) -> None:
     assert again.gate_scale == "sigmoid"
 
 
+@pytest.mark.parametrize(
+    "moe",
+    [MoEConfig(router="hash"), MoEConfig(router="round_robin"), MoEConfig(balance_window="ema", bias_rate=1e-3)],
+)
+def test_what_rebuilds_the_layers_survives_a_round_trip(moe: MoEConfig, tmp_path) -> None:
+    config = GPT2MoEConfig.from_dense(DENSE, moe)
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert (again.router, again.loss_free_bias) == (moe.router, moe.bias_rate > 0)
+    assert again.moe == replace(moe, layers=(4, 5))
+
+
+@pytest.mark.parametrize(("frozen", "router"), [(True, "frozen"), (False, "learned")])
+def test_a_configuration_from_before_routers_had_names(frozen, router, tmp_path) -> None:
+    config = GPT2MoEConfig.from_dense(DENSE, MoEConfig())
+    values = {name: value for name, value in config.to_dict().items() if name not in ("router", "loss_free_bias")}
+    (tmp_path / "config.json").write_text(json.dumps(values | {"frozen_router": frozen}))
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert again.moe.router == router
+    assert not again.loss_free_bias
+    assert "frozen_router" not in again.to_dict()
+
+
 def test_settings_out_of_range_are_refused() -> None:
+    with pytest.raises(ConfigError, match="round_robin; got 'random'"):
+        GPT2MoEConfig(router="random")
+    with pytest.raises(ConfigError, match=r"moe.bias_rate must be 0 with moe.router 'hash'"):
+        GPT2MoEConfig(router="hash", loss_free_bias=True)
     with pytest.raises(ConfigError, match="got 9"):
         GPT2MoEConfig(num_experts_per_tok=9)
     with pytest.raises(ConfigError, match="got 12"):

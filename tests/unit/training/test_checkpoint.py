@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, bit-equal when read back, and refused by name when they are not what was written."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
@@ -15,22 +17,26 @@ from moe_emergence.config import OptimizerConfig
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.errors import CheckpointError
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
+from moe_emergence.training import checkpoint, durable
 from moe_emergence.training.checkpoint import (
     MANIFEST,
     MODEL,
     OPTIMIZER,
     STATE,
-    checkpoint_name,
     load_optimizer,
     load_weights,
+    model_tensors,
     newest_checkpoint,
+    newest_whole_checkpoint,
     optimizer_tensors,
     read_checkpoint,
     remove_old_checkpoints,
+    remove_partial_checkpoints,
     save_checkpoint,
 )
+from moe_emergence.training.engine import Engine
 from moe_emergence.training.optimizer import make_optimizer
-from moe_emergence.training.step import make_batch, train_step
+from moe_emergence.training.step import Stepper, make_batch
 
 MakeMoE = Callable[..., GPT2MoEForCausalLM]
 FILES = (MODEL, OPTIMIZER, STATE, "config.json")
@@ -38,15 +44,20 @@ FILES = (MODEL, OPTIMIZER, STATE, "config.json")
 
 def trained(model: Any, data: PreparedData, steps: int = 2, optimizer: Any = None) -> torch.optim.Optimizer:
     optimizer = optimizer or make_optimizer(model, OptimizerConfig(learning_rate=1e-3))
+    engine = Engine.start("cpu", "fp32", "ddp")
     for step in range(steps):
         batch = make_batch(data.train, seed=1, step=step, batch_size=4, device=torch.device("cpu"))
-        train_step(model, optimizer, batch, micro_batch_size=None, clip_norm=1.0)
+        Stepper(model, optimizer, micro_batch_size=None, clip_norm=1.0, engine=engine).take(batch)
     return optimizer
 
 
 def saved(model: Any, data: PreparedData, folder: Path, step: int = 2) -> tuple[Path, torch.optim.Optimizer]:
     optimizer = trained(model, data)
-    return save_checkpoint(folder, model, optimizer, {"step": step, "collapse": None}), optimizer
+    return save(folder, model, optimizer, {"step": step, "collapse": None}), optimizer
+
+
+def save(folder: Path, model: Any, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> Path:
+    return save_checkpoint(folder, model.config, model_tensors(model), optimizer_tensors(optimizer), state)
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
@@ -94,7 +105,7 @@ def test_before_the_first_step_there_are_no_moments(
     dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path
 ) -> None:
     optimizer = make_optimizer(dense, OptimizerConfig())
-    folder = save_checkpoint(tmp_path, dense, optimizer, {"step": 0})
+    folder = save(tmp_path, dense, optimizer, {"step": 0})
     load_optimizer(folder, optimizer)
     assert len(optimizer.state) == 0
 
@@ -158,7 +169,7 @@ def test_a_missing_file_is_refused_by_name(
         read_checkpoint(folder)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[]", '{"sha256": 3}'])
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"sha256": 3}', '{"sha256": "", "files": {}, "step": 2}'])
 def test_a_damaged_manifest_is_refused(
     dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path, content: str
 ) -> None:
@@ -181,7 +192,7 @@ def test_weights_of_another_model_are_refused(
     make_moe: MakeMoE, dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path
 ) -> None:
     folder, _ = saved(make_moe(), toy_data, tmp_path)
-    with pytest.raises(CheckpointError, match=r"missing \['transformer\.h\.1\.mlp\.c_fc\.bias'.*unknown \['transf"):
+    with pytest.raises(CheckpointError, match=r"missing transformer\.h\.1\.mlp\.c_fc\.bias.*unknown transf"):
         load_weights(folder, dense)
     with pytest.raises(CheckpointError, match=rf"{OPTIMIZER} does not fit the model: missing"):
         load_optimizer(folder, make_optimizer(dense, OptimizerConfig()))
@@ -209,9 +220,9 @@ def test_an_unreadable_weights_file_is_refused(dense: GPT2LMHeadModel, toy_data:
 @pytest.fixture
 def several(dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path) -> Path:
     """Checkpoints of steps 2, 10, 999,999 and 1,000,000."""
-    first, _ = saved(dense, toy_data, tmp_path)
-    for step in (10, 999_999, 1_000_000):
-        shutil.copytree(first, tmp_path / checkpoint_name(step))
+    optimizer = trained(dense, toy_data)
+    for step in (2, 10, 999_999, 1_000_000):
+        save(tmp_path, dense, optimizer, {"step": step})
     return tmp_path
 
 
@@ -219,40 +230,110 @@ def found(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+def silent(text: str) -> None:
+    raise AssertionError(f"nothing to report, but: {text}")
+
+
 def test_the_newest_is_that_of_the_highest_step(several: Path) -> None:
-    assert newest_checkpoint(several) == several / "step-1000000"
+    assert newest_whole_checkpoint(several, silent) == newest_checkpoint(several) == several / "step-1000000"
     shutil.rmtree(several / "step-1000000")
-    assert newest_checkpoint(several) == several / "step-999999"
+    assert newest_whole_checkpoint(several, silent) == newest_checkpoint(several) == several / "step-999999"
 
 
 def test_there_may_be_none(tmp_path: Path) -> None:
-    assert newest_checkpoint(tmp_path) is None
-    assert newest_checkpoint(tmp_path / "not there") is None
+    for folder in (tmp_path, tmp_path / "not there"):
+        assert newest_checkpoint(folder) is None
+        assert newest_whole_checkpoint(folder, silent) is None
 
 
-def test_what_was_not_finished_is_no_checkpoint(several: Path) -> None:
-    shutil.copytree(several / "step-000010", several / ".step-2000000.123")
-    (several / "step-2000001").mkdir()
-    (several / "step-2000001" / MODEL).write_bytes(b"half")
-    assert newest_checkpoint(several) == several / "step-1000000"
+def test_what_was_not_finished_is_no_checkpoint_and_goes(several: Path) -> None:
+    for name in (".step-2000000.123", ".removed-step-000001"):
+        shutil.copytree(several / "step-000010", several / name)
+    (several / ".mine").mkdir()
+    assert newest_whole_checkpoint(several, silent) == several / "step-1000000"
+    remove_partial_checkpoints(several)
+    assert {name for name in found(several) if name.startswith(".")} == {".mine"}, "only names of ours"
 
 
-def test_a_failure_while_writing_leaves_nothing_under_the_final_name(
-    dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_damaged_ones_are_set_aside_with_the_reason_and_an_older_one_is_used(several: Path) -> None:
+    flip_a_byte(several / "step-1000000" / MODEL)
+    (several / "step-999999" / OPTIMIZER).unlink()
+    said: list[str] = []
+    assert newest_whole_checkpoint(several, said.append) == several / "step-000010"
+    assert "step-1000000/model.safetensors is damaged" in said[0]
+    assert "Set aside as damaged-step-1000000; going on from step-000010" in said[0]
+    assert "files missing: optimizer.safetensors" in said[1]
+    assert found(several) == {"step-000002", "step-000010", "damaged-step-999999", "damaged-step-1000000"}
+    assert "is damaged" in (several / "damaged-step-1000000" / "reason.txt").read_text()
+
+
+def test_a_second_damaged_one_of_a_step_does_not_replace_the_first(several: Path) -> None:
+    (several / "damaged-step-1000000").mkdir()
+    flip_a_byte(several / "step-1000000" / MODEL)
+    newest_whole_checkpoint(several, lambda _: None)
+    assert {"damaged-step-1000000", "damaged-step-1000000-2"} < found(several)
+
+
+def test_if_none_is_whole_all_are_listed_and_stay(several: Path) -> None:
+    for path in several.iterdir():
+        flip_a_byte(path / MODEL)
+    before = found(several)
+    with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole: .*1000000.*999999.*000010.*000002.*anew"):
+        newest_whole_checkpoint(several, silent)
+    assert found(several) == before
+
+
+def test_a_checkpoint_under_another_s_name_is_refused(several: Path) -> None:
+    (several / "step-000010").rename(several / "step-000011")
+    with pytest.raises(CheckpointError, match="step-000011 holds the checkpoint of step 10"):
+        read_checkpoint(several / "step-000011")
+
+
+def test_every_bit_of_a_manifest_counts(several: Path) -> None:
+    path = several / "step-000010" / MANIFEST
+    raw = path.read_bytes()
+    for place in range(len(raw)):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 1]) + raw[place + 1 :])
+        with pytest.raises(CheckpointError):
+            read_checkpoint(path.parent)
+
+
+def test_a_file_too_many_is_refused(several: Path) -> None:
+    (several / "step-000010" / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"not of this checkpoint: notes\.txt"):
+        read_checkpoint(several / "step-000010")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error")])
+def test_a_failure_while_writing_leaves_nothing_behind(
+    dense: GPT2LMHeadModel,
+    toy_data: PreparedData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     optimizer = trained(dense, toy_data)
-    monkeypatch.setattr(type(dense.config), "save_pretrained", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        save_checkpoint(tmp_path, dense, optimizer, {"step": 2})
-    assert not (tmp_path / "step-000002").exists()
-    assert newest_checkpoint(tmp_path) is None
+    monkeypatch.setattr(checkpoint, "save_file", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.raises(CheckpointError, match=rf"cannot write [\d,]+ bytes to .*step-000002: {error.args[-1]}"):
+        save(tmp_path, dense, optimizer, {"step": 2})
+    assert found(tmp_path) == set()
     monkeypatch.undo()
-    save_checkpoint(tmp_path, dense, optimizer, {"step": 2})
+    save(tmp_path, dense, optimizer, {"step": 2})
     assert found(tmp_path) == {"step-000002"}
 
 
+def test_too_little_room_is_seen_before_anything_is_written(
+    dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimizer = trained(dense, toy_data)
+    monkeypatch.setattr(durable, "free_bytes", lambda _: 12_345)
+    with pytest.raises(CheckpointError, match=r"needs 1,\d{3},\d{3} bytes, and 12,345 are free there"):
+        save(tmp_path, dense, optimizer, {"step": 2})
+    assert found(tmp_path) == set()
+
+
 def test_old_ones_go_after_the_newest_is_verified(several: Path) -> None:
-    remove_old_checkpoints(several, 2)
+    remove_old_checkpoints(several / "step-1000000", 2)
     assert found(several) == {"step-999999", "step-1000000"}
 
 
@@ -260,18 +341,22 @@ def test_old_ones_stay_while_the_newest_is_damaged(several: Path) -> None:
     before = found(several)
     flip_a_byte(several / "step-1000000" / MODEL)
     with pytest.raises(CheckpointError, match="step-1000000"):
-        remove_old_checkpoints(several, 1)
+        remove_old_checkpoints(several / "step-1000000", 1)
     assert found(several) == before
 
 
-def test_as_many_as_asked_stay(several: Path) -> None:
-    remove_old_checkpoints(several, 4)
-    assert len(found(several)) == 4
-    remove_old_checkpoints(several, 1)
-    assert found(several) == {"step-1000000"}
+def test_as_many_as_asked_stay_and_later_or_foreign_ones_too(several: Path) -> None:
+    (several / "step-mine").mkdir()
+    remove_old_checkpoints(several / "step-1000000", 4)
+    assert len(found(several)) == 5
+    remove_old_checkpoints(several / "step-000010", 1)
+    assert found(several) == {"step-000010", "step-999999", "step-1000000", "step-mine"}
+    remove_old_checkpoints(several / "step-1000000", 1)
+    assert found(several) == {"step-1000000", "step-mine"}
 
 
 def test_a_manifest_lists_every_file(dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path) -> None:
     folder, _ = saved(dense, toy_data, tmp_path)
-    listed = json.loads((folder / MANIFEST).read_text())["sha256"]
+    listed = json.loads((folder / MANIFEST).read_text())["files"]
     assert set(listed) == found(folder) - {MANIFEST}
+    assert all(entry["bytes"] == (folder / name).stat().st_size for name, entry in listed.items())

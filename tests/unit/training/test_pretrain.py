@@ -15,7 +15,6 @@ from moe_emergence.data.blocks import PreparedData
 from moe_emergence.data.tokenizer import tokenizer_digest
 from moe_emergence.errors import Interrupted, RunDirectoryError
 from moe_emergence.models.base import load_base
-from moe_emergence.training import pretrain
 from moe_emergence.training.pretrain import (
     BaseRecipe,
     _Phase,
@@ -24,6 +23,7 @@ from moe_emergence.training.pretrain import (
     plateau_reached,
     pretrain_base,
 )
+from moe_emergence.training.step import Stepper
 
 RECIPE = BaseRecipe(plateau_tokens=1000, plateau_gain=0.01, warmup_steps=4, learning_rate=0.1, decay_share=0.5)
 TINY = BaseRecipe(
@@ -141,7 +141,7 @@ def test_stopping_and_going_on_changes_nothing(
     base: Path, toy_data: PreparedData, tmp_path: Path, interrupt_in_step: Callable[..., None], step: int
 ) -> None:
     """In the middle, at an evaluation, where the decay begins, within it."""
-    interrupt_in_step(pretrain, step)
+    interrupt_in_step(step)
     with pytest.raises(Interrupted, match=f"stopped at step {step}"):
         pretrain_base(TINY, toy_data, tmp_path, CPU)
     same(pretrain_base(TINY, toy_data, tmp_path, CPU), base)
@@ -151,14 +151,14 @@ def test_a_crash_and_going_on_changes_nothing(
     base: Path, toy_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From a checkpoint written at an evaluation, which is not taken twice."""
-    real = pretrain.train_step
+    real = Stepper.take
 
-    def train_step(model: Any, optimizer: Any, batch: Any, **options: Any) -> Any:
+    def take(stepper: Stepper, batch: Any) -> Any:
         if batch.step == 4:
             raise RuntimeError("power cut")
-        return real(model, optimizer, batch, **options)
+        return real(stepper, batch)
 
-    monkeypatch.setattr(pretrain, "train_step", train_step)
+    monkeypatch.setattr(Stepper, "take", take)
     with pytest.raises(RuntimeError, match="power cut"):
         pretrain_base(TINY, toy_data, tmp_path, CPU)
     monkeypatch.undo()

@@ -1,6 +1,8 @@
 """A run's folder: never written over, reopened only as it was, its records cut back to a step."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from moe_emergence.config import MoEConfig, RunConfig, TrainingConfig, to_dict
 from moe_emergence.errors import RunDirectoryError
 from moe_emergence.training.run_directory import CONFIG, METRICS, TIMINGS, RunDirectory, write_json
+from moe_emergence.training.start import refuse_changes
 
 CONFIGURATION = RunConfig(moe=MoEConfig(layers=(1, 2)), training=TrainingConfig(steps=5))
 
@@ -58,19 +61,38 @@ def test_a_damaged_configuration_is_refused(run: RunDirectory, content: str) -> 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        (replace(CONFIGURATION, seed=7), "was started with seed = 42, not 7"),
+        (replace(CONFIGURATION, seed=7), "seed = 42, not 7"),
         (replace(CONFIGURATION, training=TrainingConfig(steps=6)), r"training\.steps = 5, not 6"),
         (replace(CONFIGURATION, moe=MoEConfig(layers=(2,))), r"moe\.layers = \(1, 2\), not \(2,\)"),
         (replace(CONFIGURATION, moe=None), r"moe\.layers = \(1, 2\), not None"),
     ],
 )
 def test_a_changed_field_is_named_with_both_values(run: RunDirectory, changed: RunConfig, message: str) -> None:
-    with pytest.raises(RunDirectoryError, match=f"{message}.*: continue it unchanged, or choose another folder"):
-        RunDirectory.reopen(run.path, changed)
+    with pytest.raises(RunDirectoryError, match=rf"was started with .*{message}.*\. Continue it unchanged, or choose"):
+        refuse_changes(run, run.changes_to(changed))
 
 
-def test_a_run_is_reopened_as_it_was(run: RunDirectory) -> None:
-    assert RunDirectory.reopen(run.path, CONFIGURATION).config == CONFIGURATION
+def test_the_same_configuration_is_no_change(run: RunDirectory) -> None:
+    assert RunDirectory.open_existing(run.path).changes_to(CONFIGURATION) == []
+
+
+def test_a_second_process_is_kept_out_until_the_first_lets_go(run: RunDirectory) -> None:
+    code = (
+        "import sys; from pathlib import Path; from moe_emergence.training.run_directory import RunDirectory\n"
+        "try: RunDirectory.open_existing(Path(sys.argv[1])).lock()\n"
+        "except Exception as error: sys.exit(str(error))"
+    )
+    command = [sys.executable, "-c", code, str(run.path)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "is in use: another process trains there" in refused.stderr
+    run.close()
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_lock_left_by_a_killed_process_keeps_nobody_out(tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text("")
+    RunDirectory.create(tmp_path, CONFIGURATION).close()
 
 
 # Records
@@ -100,28 +122,52 @@ def test_a_torn_line_that_is_whole_json_is_still_torn(run: RunDirectory) -> None
     assert not run.finished
 
 
-def test_cut_back_drops_what_came_after_in_both_records(run: RunDirectory) -> None:
+EVENTS = [("evaluation", 0), ("step", 1), ("step", 2), ("collapse", 2), ("evaluation", 2), ("trace", 2), ("step", 3)]
+
+
+def test_cut_back_drops_what_came_after_the_checkpoint_in_both_records(run: RunDirectory) -> None:
+    """A checkpoint is taken after the step's update and before its evaluation."""
     for name in (METRICS, TIMINGS):
-        for step in (0, 1, 2, 2, 3):
-            run.append(name, {"event": "step", "step": step})
+        for event, step in EVENTS:
+            run.append(name, {"event": event, "step": step})
     run.close()
     with (run.path / METRICS).open("a") as file:
         file.write('{"torn')
     run.cut_back(2)
     for name in (METRICS, TIMINGS):
-        assert [line["step"] for line in run.read(name)] == [0, 1, 2, 2]
+        assert [(line["event"], line["step"]) for line in run.read(name)] == EVENTS[:4]
     run.append(METRICS, {"event": "step", "step": 3})
     run.close()
     assert (run.path / METRICS).read_text().endswith('{"event": "step", "step": 3}\n')
-    assert [line["step"] for line in run.read(METRICS)] == [0, 1, 2, 2, 3]
 
 
-def test_cut_back_also_while_the_records_are_open(run: RunDirectory) -> None:
+def test_cut_back_to_nothing(run: RunDirectory) -> None:
+    run.append(METRICS, {"event": "evaluation", "step": 0})
+    run.cut_back(None)
     run.append(METRICS, {"event": "step", "step": 1})
-    run.cut_back(0)
-    run.append(METRICS, {"event": "step", "step": 2})
     run.close()
-    assert [line["step"] for line in run.read(METRICS)] == [2]
+    assert [line["event"] for line in run.read(METRICS)] == ["step"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "missing"), [([], 1), ([1], 2), ([2, 3], 1), ([1, 3], 2), ([1, 2, 2, 3], 3), ([2, 1, 3], 3)]
+)
+def test_records_without_a_step_before_the_checkpoint_are_refused(
+    run: RunDirectory, steps: list[int], missing: int
+) -> None:
+    for step in steps:
+        run.append(METRICS, {"event": "step", "step": step})
+    run.close()
+    with pytest.raises(RunDirectoryError, match=f"lacks step {missing}, or has it in the wrong place, .*of step 3"):
+        run.cut_back(3)
+    assert [line["step"] for line in run.read(METRICS)] == steps, "nothing is lost"
+
+
+@pytest.mark.parametrize("line", ["{", "3", '{"event": "step"}', '{"event": "step", "step": "x"}', "\x00\x00"])
+def test_a_damaged_line_is_refused_by_the_file_s_name(run: RunDirectory, line: str) -> None:
+    (run.path / METRICS).write_text(f'{{"event": "step", "step": 1}}\n{line}\n{{"event": "end", "step": 2}}\n')
+    with pytest.raises(RunDirectoryError, match=r"metrics\.jsonl is damaged"):
+        list(run.read(METRICS))
 
 
 def test_cut_back_keeps_lines_byte_by_byte(run: RunDirectory) -> None:

@@ -12,9 +12,11 @@ from moe_emergence.config import OptimizerConfig
 from moe_emergence.data.blocks import PreparedData, batch_rows
 from moe_emergence.errors import TrainingError
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
+from moe_emergence.moe.balancing import BalanceStatistics
 from moe_emergence.moe.router import set_noise_annealing
+from moe_emergence.training.engine import Engine
 from moe_emergence.training.optimizer import make_optimizer
-from moe_emergence.training.step import Batch, make_batch, train_step
+from moe_emergence.training.step import Batch, Stepper, make_batch
 
 CPU = torch.device("cpu")
 MakeMoE = Callable[..., GPT2MoEForCausalLM]
@@ -25,10 +27,17 @@ def batch_of(data: PreparedData, step: int = 1) -> Batch:
     return make_batch(data.train, seed=7, step=step, batch_size=8, device=CPU)
 
 
+def stepper(model: Any, optimizer: Any, *, cut: int | None = None, clip_norm: float = 1.0) -> Stepper:
+    engine = Engine.start("cpu", "fp32", "ddp")
+    window = getattr(model.config, "balance_window", "global_batch")
+    balance = BalanceStatistics(window, 0.0, 0.0)
+    return Stepper(model, optimizer, micro_batch_size=cut, clip_norm=clip_norm, engine=engine, balance=balance)
+
+
 def one_step(model: Any, batch: Batch, *, cut: int | None, clip_norm: float = 1.0) -> tuple[dict[str, Any], Any]:
     """The step's metrics and the weights after it, by plain gradient descent so that small differences show."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    metrics = train_step(model, optimizer, batch, micro_batch_size=cut, clip_norm=clip_norm)
+    metrics = stepper(model, optimizer, cut=cut, clip_norm=clip_norm).take(batch)
     return metrics, {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
@@ -152,7 +161,7 @@ def test_metrics_are_named_and_of_the_whole_step(make_moe: MakeMoE, toy_data: Pr
 def test_loads_are_those_of_the_noisy_choice(make_moe: MakeMoE, toy_data: PreparedData) -> None:
     """Counted from one forward in training mode with the step's own noise."""
     model, batch = make_moe(noise_std=2.0), batch_of(toy_data)
-    route = model.train()(input_ids=batch.tokens, routing_context=batch.context(None)).routes[0]
+    route = model.train()(input_ids=batch.tokens, routing_context=batch.context()).routes[0]
     counts = torch.bincount(route.topk_indices.flatten(), minlength=4)
     quiet = torch.bincount(route.router_probs_clean.argmax(-1), minlength=4)
     metrics, _ = one_step(model, batch, cut=4)
@@ -177,20 +186,22 @@ def test_dropout_is_keyed_by_the_step(toy_base: Any, toy_data: PreparedData) -> 
 # When it refuses
 
 
-@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize(
+    ("where", "said"), [("loss", "lm_loss and objective and gradient norm"), ("gradient", "gradient norm")]
+)
 def test_a_step_that_is_not_finite_leaves_the_weights(
-    dense: GPT2LMHeadModel, toy_data: PreparedData, where: str
+    dense: GPT2LMHeadModel, toy_data: PreparedData, where: str, said: str
 ) -> None:
     optimizer = make_optimizer(dense, OptimizerConfig())
-    train_step(dense, optimizer, batch_of(toy_data, step=0), micro_batch_size=None, clip_norm=1.0)
+    stepper(dense, optimizer).take(batch_of(toy_data, step=0))
     if where == "loss":
         handle = dense.lm_head.register_forward_hook(lambda module, inputs, logits: logits * torch.inf)
     else:
         handle = dense.lm_head.weight.register_hook(lambda gradient: gradient * torch.nan)
     before = {name: p.detach().clone() for name, p in dense.named_parameters()}
     moments = [value.clone() for state in optimizer.state.values() for value in state.values()]
-    with pytest.raises(TrainingError, match=r"step 2: objective .*not finite.* Lower optimizer.learning_rate"):
-        train_step(dense, optimizer, batch_of(toy_data), micro_batch_size=4, clip_norm=1.0)
+    with pytest.raises(TrainingError, match=rf"step 2: .*{said} not finite: .*weights are those of the step before"):
+        stepper(dense, optimizer, cut=4).take(batch_of(toy_data))
     handle.remove()
     assert all(torch.equal(p, before[name]) for name, p in dense.named_parameters())
     after = [value for state in optimizer.state.values() for value in state.values()]
