@@ -12,6 +12,7 @@ import mmap
 import os
 import re
 import resource
+import shutil
 import signal
 import struct
 import sys
@@ -24,8 +25,8 @@ PHASES = {
     "evaluation": [("moe_emergence.training.loop", "evaluate")],
     "trace": [("moe_emergence.training.loop", "write_trace")],
     "save": [("moe_emergence.training.loop", "_Training._save")],
-    "analysis": [("moe_emergence.analysis.specialisation", "specialisation")],
-    "report": [("moe_emergence.report.page", "write_report")],
+    "analysis": [("moe_emergence.analysis.tables", "information_rows")],
+    "report": [("moe_emergence.report.page", "drawings")],
 }
 """The functions whose time is a phase; where one is renamed, the child says so and every test fails."""
 
@@ -70,6 +71,8 @@ def plant(fault: dict[str, Any] | None, board: Board, folder: str) -> None:
     watch_phases(board)
     if kind == "size limit":
         limit_file_size(board, **arguments)
+    elif kind == "remove":
+        remove_folder(**arguments)
     elif kind in OPERATION_FAULTS:
         Operations(folder, board, OPERATION_FAULTS[kind](**arguments)).install()
     elif kind in MUTANTS:
@@ -184,6 +187,21 @@ def limit_file_size(board: Board, *, size: int, dies: bool, save: int) -> None:
         return real(*arguments, **options)
 
     module, name = PHASES["save"][0]
+    _wrap(importlib.import_module(module), name, around)
+
+
+def remove_folder(*, folder: str, step: int) -> None:
+    """Delete a folder as the `step`-th step of this process (from 1) begins."""
+    steps = 0
+
+    def around(real: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == step:
+            shutil.rmtree(folder)
+        return real(*arguments, **options)
+
+    module, name = PHASES["step"][0]
     _wrap(importlib.import_module(module), name, around)
 
 

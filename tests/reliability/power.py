@@ -63,7 +63,7 @@ def _lose_names(journal: Sequence[Sequence[Any]], was_there: Callable[[str], boo
             continue
         if kind in _MOVES and os.path.isdir(to):
             shutil.move(to, path)
-        elif kind == "mkdir" and os.path.isdir(path):
+        elif kind == "mkdir" and os.path.isdir(path) and not was_there(path):
             shutil.rmtree(path)
         elif kind in _MAKES and os.path.isfile(path) and not was_there(path):
             os.unlink(path)
