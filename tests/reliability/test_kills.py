@@ -11,7 +11,7 @@ from harness import FINISHED, KILLED, Runs, checkpoints, digest, recorded_steps
 from moe_emergence.config import RunConfig
 
 SHARE = 0.7
-"""Kill times are uniform up to this share of an undisturbed run's duration."""
+"""Kill times are uniform up to this share of an undisturbed run's duration, and up to more after idle attempts."""
 STUCK = 12
 """Kills in a row without a new checkpoint that make a run a failure."""
 INSIDE = 0.15
@@ -67,7 +67,7 @@ def until_finished(runs: Runs, config: RunConfig, folder: Path, draw: random.Ran
     """
     duration, progress, idle = runs.duration(config), None, 0
     while True:
-        kill = {"kill_after": draw.uniform(0, SHARE * duration)}
+        kill = {"kill_after": draw.uniform(0, SHARE * duration * (1 + idle))}  # longer where the machine is busy
         if draw.random() < AIMED:
             kill["kill_in_save"] = draw.uniform(0.0001, 0.02)
         outcome = runs.zygote.train(config, folder, **kill)

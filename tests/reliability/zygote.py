@@ -64,7 +64,7 @@ class Attempts:
             }
 
     def _await(self, child: int, request: dict[str, Any], began: float) -> int:
-        deadline = began + request.get("limit", 60)
+        deadline = began + request.get("limit", 240)
         killed = None if request.get("kill_after") is None else began + request["kill_after"]
         while True:
             ended, status = os.waitpid(child, os.WNOHANG)
