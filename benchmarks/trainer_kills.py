@@ -159,7 +159,9 @@ def main() -> None:
         for number in range(given.runs):
             tally.ends[until_it_ends(Path(place) / str(number), duration, whole, draw, tally)] += 1
     ends = ", ".join(f"{tally.ends[end]} of {given.runs} {end}" for end in ("bit-equal", "stuck", "different"))
-    versions = f"transformers {transformers.__version__}, accelerate {accelerate.__version__}, torch {torch.__version__}"
+    versions = (
+        f"transformers {transformers.__version__}, accelerate {accelerate.__version__}, torch {torch.__version__}"
+    )
     print(f"{datetime.date.today()}, {versions}: {ends}; {tally.kills} SIGKILLs, {time.monotonic() - began:.0f} s")
     for words, count in tally.last_words.most_common():
         print(f"  {count} × {words}")

@@ -24,7 +24,7 @@ class Outcome:
 
     Attributes:
         status: the exit code, or minus the signal; -1000 where it had to be ended for taking too long.
-        phase: what it was doing (`faults.PHASES`); `starting` stands for everything else.
+        phase: what it was doing (`board.PHASES`); `starting` stands for everything else.
         operations: how many operations on files a planted fault counted.
         forwards: forward passes of the model after a planted signal.
     """

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults import MUTANTS
 from harness import FINISHED, Runs, digest
+from mutants import MUTANTS
 
 from moe_emergence.config import RunConfig
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import faults
 import torch
+from board import Board
 
 from moe_emergence import cli
 from moe_emergence.config import from_dict
@@ -35,7 +36,7 @@ class Attempts:
     def __init__(self, first: dict[str, Any]) -> None:
         config = from_dict(first)
         self.data = prepare(load_corpus(config.data.corpus), load_tokenizer(config.base), config.data)
-        self.board = faults.Board()
+        self.board = Board()
         self.train = loop.train
 
     def warm_up(self, configs: list[dict[str, Any]]) -> None:
