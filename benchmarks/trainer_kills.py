@@ -12,6 +12,7 @@ Every attempt is forked from a process that has loaded everything, so that a kil
 
 import argparse
 import collections
+import contextlib
 import datetime
 import hashlib
 import os
@@ -149,15 +150,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
     draw, tally, began = random.Random(given.seed), Tally(), time.monotonic()
     with tempfile.TemporaryDirectory() as place:
-        train(Path(place) / "warm-up")  # what is slow once in a process
+        with contextlib.redirect_stdout(sys.stderr):
+            train(Path(place) / "warm-up")  # what is slow once in a process
         begun = time.monotonic()
         if attempt(Path(place) / "whole") != 0:
             sys.exit("the undisturbed run failed: " + (Path(place) / "whole" / "last-words").read_text())
         duration, whole = time.monotonic() - begun, (Path(place) / "whole" / "sha256").read_text()
         for number in range(given.runs):
-            tally.ends[until_it_ends(Path(place) / str(number), duration, whole, draw, tally)] += 1
+            end = until_it_ends(Path(place) / str(number), duration, whole, draw, tally)
+            tally.ends[end] += 1
+            print(f"run {number + 1} of {given.runs}: {end}, {tally.kills} SIGKILLs so far", file=sys.stderr)
     ends = ", ".join(f"{tally.ends[end]} of {given.runs} {end}" for end in ("bit-equal", "stuck", "different"))
     versions = (
         f"transformers {transformers.__version__}, accelerate {accelerate.__version__}, torch {torch.__version__}"
