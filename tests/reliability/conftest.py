@@ -14,7 +14,7 @@ from harness import Runs, Zygote, numbered
 
 from moe_emergence.config import ExecutionConfig, RunConfig
 
-FIGURE = "figure"
+FIGURE, CASE = "figure", "case"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,13 +22,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Every figure that the tests have recorded."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
-    figures = [value for report in reports for name, value in report.user_properties if name == FIGURE]
-    if figures:
+    """Every figure that the tests have recorded, and of each kind of case how many held."""
+    reports = [
+        (kind == "passed", report) for kind in ("passed", "failed") for report in _called(terminalreporter, kind)
+    ]
+    lines = [value for _, report in reports for name, value in report.user_properties if name == FIGURE]
+    held: dict[str, list[bool]] = {}
+    for passed, report in reports:
+        for name, value in report.user_properties:
+            if name == CASE:
+                held.setdefault(value, []).append(passed)
+    lines += [f"{case}: {sum(each)} of {len(each)} as promised" for case, each in held.items()]
+    if lines:
         terminalreporter.section("reliability")
-        for figure in sorted(figures):
-            terminalreporter.write_line(figure)
+        for line in sorted(lines):
+            terminalreporter.write_line(line)
+
+
+def _called(terminalreporter: Any, kind: str) -> list[pytest.TestReport]:
+    return [report for report in terminalreporter.stats.get(kind, ()) if report.when == "call"]
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +53,12 @@ def full(request: pytest.FixtureRequest) -> bool:
 def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Record a figure for the summary."""
     return lambda text: record_property(FIGURE, text)
+
+
+@pytest.fixture
+def case(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Count this test among the cases of a kind, from its beginning on."""
+    return lambda kind: record_property(CASE, kind)
 
 
 @pytest.fixture(scope="session")

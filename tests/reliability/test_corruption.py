@@ -164,9 +164,10 @@ def found(runs: Runs, config: RunConfig, folder: Path, name: str, damage: Damage
 
 @pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])
 def test_where_all_are_damaged_nothing_is_touched(
-    runs: Runs, twelve: RunConfig, folders: Iterator[Path], figure: Callable[[str], None], name: str
+    runs: Runs, twelve: RunConfig, folders: Iterator[Path], case: Callable[[str], None], name: str
 ) -> None:
     """Refused with the list and the command to start again."""
+    case("all checkpoints damaged")
     folder = runs.stopped(twelve, STEP, next(folders))
     for checkpoint in checkpoints(folder):
         flipped(name, 0.0, 5)(checkpoint)
@@ -178,4 +179,3 @@ def test_where_all_are_damaged_nothing_is_touched(
     for checkpoint in checkpoints(folder):
         assert checkpoint.name in outcome.error
     assert "same command" in outcome.error
-    figure(f"all checkpoints damaged ({name}): refused, nothing touched")

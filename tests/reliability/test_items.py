@@ -108,9 +108,10 @@ ITEMS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("name", ITEMS)
 def test_a_lacking_or_unknown_item_is_named(
-    runs: Runs, twelve: RunConfig, folders: Iterator[Path], figure: Callable[[str], None], name: str
+    runs: Runs, twelve: RunConfig, folders: Iterator[Path], case: Callable[[str], None], name: str
 ) -> None:
     """Refused with exit code 2, not gone on with; what is there stays as it is."""
+    case("items")
     folder = runs.stopped(twelve, STEP, next(folders))
     change, item = ITEMS[name]
     change(folder)
@@ -120,4 +121,3 @@ def test_a_lacking_or_unknown_item_is_named(
     assert item in outcome.error, outcome.error
     after = tree(folder)
     assert {path: content for path, content in after.items() if path in before} == before
-    figure(f"items: {name} is refused by name")

@@ -41,10 +41,11 @@ def test_a_signal_in_a_run(
     runs: Runs,
     config: RunConfig,
     folders: Iterator[Path],
-    figure: Callable[[str], None],
+    case: Callable[[str], None],
     where: str,
     number: signal.Signals,
 ) -> None:
+    case("signals")
     folder = next(folders)
     outcome = runs.zygote.command(config, folder, fault=planted(number, **WHERE[where]), data="own")
     outcome.check(RESUMABLE)
@@ -59,7 +60,6 @@ def test_a_signal_in_a_run(
     elif where in ("an evaluation", "a trace"):
         assert outcome.forwards <= AFTERWARDS, f"{outcome.forwards} forward passes after the signal"
     runs.check_finishes(config, folder)
-    figure(f"signals: {number.name} in {where}: exit 75, then bit-equal")
 
 
 def test_a_second_ctrl_c_stops_at_once(runs: Runs, config: RunConfig, folders: Iterator[Path]) -> None:
@@ -105,15 +105,15 @@ def suite_command(folder: Path, base: Path, corpus: Path) -> list[str]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("number", "phase"), zip(SIGNALS, ["analysis", "report", "analysis"], strict=True))
 def test_a_signal_in_analysis_and_report(
-    zygote: Zygote, suite: Path, full: bool, figure: Callable[[str], None], number: signal.Signals, phase: str
+    zygote: Zygote, suite: Path, full: bool, case: Callable[[str], None], number: signal.Signals, phase: str
 ) -> None:
     """The page is the old one until the new one is whole, and the same command then writes the same."""
+    case("signals")
     before = tree(suite)
     for where in ("analysis", "report") if full else (phase,):
         stop = planted(number, phase=where, call=1)
         zygote.call(["report", str(suite)], suite, fault=stop, imports=[PAGE]).check(RESUMABLE)
         assert tree(suite) == before
-        figure(f"signals: {number.name} in {where}: exit 75, then the same page")
     if full or number == SIGNALS[0]:
         zygote.call(["report", str(suite)], suite).check(FINISHED)
         assert tree(suite) == before
