@@ -35,7 +35,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 STEPS, EVERY, KEPT, BATCH = 40, 3, 2, 4
 BLOCKS, CONTEXT, VOCABULARY = 429, 32, 320
 SHARE = 0.5
-"""Kill times are uniform up to this share of an undisturbed run's duration."""
+"""Kill times are uniform up to this share of an undisturbed run's duration, and up to more after idle attempts."""
 STUCK = 3
 """Attempts in a row that raise, and are not killed, after which a run counts as stuck for good."""
 LIMIT = 120.0
@@ -141,15 +141,22 @@ def undisturbed(place: Path) -> tuple[float, str]:
 
 def until_it_ends(folder: Path, duration: float, whole: str, draw: random.Random, tally: Tally) -> str:
     """Start again after every kill: `bit-equal`, `different`, or `stuck`."""
-    raised = 0
+    raised, idle, saved = 0, 0, newest(folder)
     while raised < STUCK:
-        status = attempt(folder, None if raised else draw.uniform(0, SHARE * duration))  # in peace after an error
+        longest = SHARE * duration * (1 + idle)  # more where the machine is busy and a run gets no further
+        status = attempt(folder, None if raised else draw.uniform(0, longest))  # in peace after an error
+        idle, saved = (idle + 1 if newest(folder) == saved else 0), newest(folder)
         if status == 0:
             return "bit-equal" if (folder / "sha256").read_text() == whole else "different"
         tally.kills += status == -signal.SIGKILL
         raised += status > 0
     tally.last_words[_kind((folder / "last-words").read_text())] += 1
     return "stuck"
+
+
+def newest(folder: Path) -> int:
+    """The step of the newest checkpoint, whole or not."""
+    return max((int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*")), default=0)
 
 
 def _kind(words: str) -> str:
