@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.distributed import DistributedConfig
 
 from moe_emergence.config import MoEConfig, OptimizerConfig
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
 from moe_emergence.models.upcycle import upcycle
 from moe_emergence.moe.balancing import sequence_counts, window_loads
+from moe_emergence.moe.layer import MoE
 from moe_emergence.moe.router import set_noise_annealing
 from moe_emergence.routing import RoutingContext
 from moe_emergence.training.engine import Engine
@@ -96,7 +98,9 @@ def step_in_ranks(engine: Engine, model: Any, micro_batches: int) -> dict[str, A
     )
 
 
-def forward_and_backward(engine: Engine, wrapped: Any, piece: Tensor, loads: list[Tensor], pieces: int) -> Tensor:
+def forward_and_backward(
+    engine: Engine, wrapped: Any, piece: Tensor, loads: list[Tensor] | None, pieces: int
+) -> Tensor:
     batch = TOKENS[piece]
     with engine.autocast():
         output = wrapped(input_ids=batch, labels=batch, routing_context=context(piece, loads), use_cache=False)
@@ -241,10 +245,67 @@ def check_death() -> None:
     engine.any(False)
 
 
+def check_experts(folder: Path) -> dict[str, Any]:
+    """What loading with half of each layer's experts on each process leaves of one process's logits and gradients.
+
+    In float32: with float64, as with float16, torch's FSDP2 divides the gradients of a module on one process twice
+    (torch 2.13, _fsdp_collectives.py, lines 629 and 686).
+    """
+    engine = Engine.start("cpu", "fp32", "ddp")
+    checkpoint = folder / "whole"
+    engine.on_main(lambda: toy_model(torch.float32, "eager").save_pretrained(checkpoint))
+    return {kind: expert_parallel(engine, checkpoint, kind) for kind in ("eager", "grouped_mm")}
+
+
+def expert_parallel(engine: Engine, checkpoint: Path, implementation: str) -> dict[str, Any]:
+    alone = toy_model(torch.float32, implementation)
+    model = GPT2MoEForCausalLM.from_pretrained(
+        checkpoint,
+        distributed_config=DistributedConfig(fsdp_size=2, ep_size=2),
+        experts_implementation=implementation,
+    ).train()
+    set_noise_annealing(model, 10)
+    logits = [logits_of(m.eval()) for m in (alone, model)]
+    everything = torch.arange(SEQUENCES)
+    mine = everything[engine.slice_of(SEQUENCES)]
+    for network in (model, alone):
+        network.train()
+    forward_and_backward(engine, alone, everything, None, 1)
+    forward_and_backward(engine, model, mine, loads_of_step(engine, model, model, mine), 1)
+    return {
+        "sharded": sorted({name for name, p in model.named_parameters() if "ep" in p.device_mesh.mesh_dim_names}),
+        "local experts": [r.experts.up_proj.to_local().shape[0] for r in moe_layers(model)],
+        "logits": largest_difference(*logits),
+        "gradients": largest_difference(
+            {n: p.grad for n, p in alone.named_parameters()},
+            {n: engine.full(p.grad) for n, p in model.named_parameters()},
+        ),
+        "saved": saved_as_whole(engine, model, checkpoint),
+    }
+
+
+def moe_layers(model: Any) -> list[MoE]:
+    return [module for module in model.modules() if isinstance(module, MoE)]
+
+
+def saved_as_whole(engine: Engine, model: Any, checkpoint: Path) -> bool:
+    """Whether the spread model saves what it was loaded from."""
+    folder = checkpoint.parent / "again"
+    model.save_pretrained(folder)
+    return engine.on_main(
+        lambda: all(
+            torch.equal(a, b)
+            for a, b in zip(
+                *(GPT2MoEForCausalLM.from_pretrained(f).parameters() for f in (checkpoint, folder)), strict=True
+            )
+        )
+    )
+
+
 def main() -> None:
-    check, folder = sys.argv[1:]
-    found = globals()[f"check_{check}"]()
-    (Path(folder) / f"{check}-{os.environ['RANK']}.json").write_text(json.dumps(found))
+    check, folder = sys.argv[1], Path(sys.argv[2])
+    found = check_experts(folder) if check == "experts" else globals()[f"check_{check}"]()
+    (folder / f"{check}-{os.environ['RANK']}.json").write_text(json.dumps(found))
     if check == "methods":  # and ends with a failure that nobody catches
         Engine.start("cpu", "fp32", "ddp").on_main(disk_is_full)
 
