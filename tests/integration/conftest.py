@@ -15,7 +15,7 @@ LAUNCHERS = {
     # accelerate launch --cpu starts one process whatever number it is given, unless MPI starts them.
     "accelerate": ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"),
 }
-SECONDS = 100
+SECONDS = 200
 
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -46,13 +46,13 @@ def test_a_step_of_two_ranks_is_that_of_one_process(steps: Any, parallel: str, w
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
-def test_in_single_precision_they_differ_by_rounding(steps: Any, parallel: str) -> None:
-    """Measured: loss 5e-7 of 5, gradients 7e-8. Parameters are left out: the first step of AdamW is the sign of each
-    gradient, also of those that are rounding alone."""
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-6), ("bf16", 3e-3)])
+def test_otherwise_they_differ_by_rounding(steps: Any, parallel: str, precision: str, tolerance: float) -> None:
+    """grouped_mm, 2 x 2. Measured: loss 5e-7 of 5 and gradients 7e-8 in fp32, gradients 7e-4 in bf16. Parameters are left
+    out: the first step of AdamW is the sign of each gradient, also of those that are rounding alone."""
     for rank in steps:
-        differences = rank[f"{parallel}, fp32 grouped_mm"]
-        differences.pop("parameters")
-        assert max(differences.values()) <= 2e-6, differences
+        differences = rank[f"{parallel}, {precision}"]
+        assert max(differences[name] for name in differences.keys() - {"parameters"}) <= tolerance, differences
 
 
 def test_each_rank_knows_its_place_and_its_share(methods: Any) -> None:
@@ -92,6 +92,7 @@ def test_a_sharded_model_is_the_whole_one(methods: Any) -> None:
         assert rank["like then full"]
         assert rank["full then like"]
         assert rank["moments"]
+        assert rank["resumed"]
 
 
 def test_precision_is_the_engines_own(methods: Any) -> None:
@@ -107,7 +108,6 @@ def test_a_failing_main_process_ends_all(methods: Any) -> None:
 
 
 def test_a_killed_process_ends_the_others(tmp_path: Path, launch: Any) -> None:
-    began = time.perf_counter()
     ended = launch("torchrun", "death", tmp_path)
     assert ended.returncode != 0
-    assert time.perf_counter() - began < 60
+    assert time.time() - float((tmp_path / "death").read_text()) < 60

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +109,11 @@ def forward_and_backward(
     return torch.stack([output.loss, output.load_balancing_loss]).detach()
 
 
-def step_alone(model: Any) -> dict[str, Any]:
+def step_alone(model: Any, precision: str) -> dict[str, Any]:
     """The same by torch alone, on the whole batch at once; no engine."""
     optimizer = make_optimizer(model, OPTIMIZER)
-    output = model(input_ids=TOKENS, labels=TOKENS, routing_context=context(torch.arange(SEQUENCES), None))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        output = model(input_ids=TOKENS, labels=TOKENS, routing_context=context(torch.arange(SEQUENCES), None))
     output.loss.backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm)
@@ -143,27 +145,34 @@ def largest_difference(one: Any, other: Any) -> float:
 
 
 def differences(
-    dtype: torch.dtype, implementation: str, parallel: str, *, micro_batches: int = 1, router: str = "learned"
+    dtype: torch.dtype,
+    implementation: str,
+    parallel: str,
+    *,
+    micro_batches: int = 1,
+    router: str = "learned",
+    precision: str = "fp32",
 ) -> dict[str, float]:
     """The largest difference between ranks and one process in each thing that a step leaves."""
-    engine = Engine.start("cpu", "fp32", parallel)
-    alone = step_alone(toy_model(dtype, implementation, router))
+    engine = Engine.start("cpu", precision, parallel)
+    alone = step_alone(toy_model(dtype, implementation, router), precision)
     together = step_in_ranks(engine, toy_model(dtype, implementation, router), micro_batches)
     return {name: largest_difference(alone[name], together[name]) for name in alone}
 
 
-def check_steps() -> dict[str, dict[str, float]]:
+def check_steps(_: Path) -> dict[str, dict[str, float]]:
     """The differences of one optimiser step, a way of taking it each."""
-    found = {}
-    for parallel in ("ddp", "fsdp2"):
-        found[f"{parallel}, whole"] = differences(torch.float64, "eager", parallel)
-        found[f"{parallel}, 2 x 2"] = differences(torch.float64, "eager", parallel, micro_batches=2)
-        found[f"{parallel}, frozen router"] = differences(torch.float64, "eager", parallel, router="frozen")
-        found[f"{parallel}, fp32 grouped_mm"] = differences(torch.float32, "grouped_mm", parallel, micro_batches=2)
+    double, single, found = torch.float64, torch.float32, {}
+    for kind in ("ddp", "fsdp2"):
+        found[f"{kind}, whole"] = differences(double, "eager", kind)
+        found[f"{kind}, 2 x 2"] = differences(double, "eager", kind, micro_batches=2)
+        found[f"{kind}, frozen router"] = differences(double, "eager", kind, router="frozen")
+        found[f"{kind}, fp32"] = differences(single, "grouped_mm", kind, micro_batches=2)
+        found[f"{kind}, bf16"] = differences(single, "grouped_mm", kind, micro_batches=2, precision="bf16")
     return found
 
 
-def check_methods() -> dict[str, Any]:
+def check_methods(_: Path) -> dict[str, Any]:
     """What the engine's methods give this process, and what sharding keeps."""
     engine = Engine.start("cpu", "fp32", "fsdp2")
     rank = torch.tensor(float(engine.rank))
@@ -203,8 +212,26 @@ def sharding(engine: Engine) -> dict[str, Any]:
         "evaluation": largest_difference(evaluated, logits_of(alone)),
         "like then full": all(torch.equal(engine.full(engine.like(v, parameters[n])), v) for n, v in whole.items()),
         "full then like": all(same_shard(engine.like(engine.full(p), p), p) for p in parameters.values()),
+        "resumed": same_after_resuming(engine, model, optimizer),
         "moments": all(same_shard(engine.like(engine.full(v), parameters[n]), v) for (n, _), v in moments.items()),
     }
+
+
+def same_after_resuming(engine: Engine, model: Any, optimizer: Any) -> bool:
+    """Whether a step from restored parameters and moments is that from the ones they were saved from."""
+    other = toy_model(torch.float64, "eager")
+    engine.wrap(other)
+    restored = make_optimizer(other, OPTIMIZER)
+    with torch.no_grad():
+        for new, old in zip(other.parameters(), model.parameters(), strict=True):
+            new.copy_(engine.like(engine.full(old), new))
+            for quantity, value in optimizer.state[old].items():
+                restored.state[new][quantity] = engine.like(engine.full(value).clone(), new)
+    for network, updates in ((model, optimizer), (other, restored)):
+        updates.zero_grad(set_to_none=True)
+        network(input_ids=TOKENS, labels=TOKENS, routing_context=context(torch.arange(8), None)).loss.backward()
+        updates.step()
+    return all(same_shard(new, old) for new, old in zip(other.parameters(), model.parameters(), strict=True))
 
 
 def logits_of(model: Any) -> Tensor:
@@ -237,10 +264,11 @@ def disk_is_full() -> None:
     raise OSError("the disk is full")
 
 
-def check_death() -> None:
+def check_death(folder: Path) -> None:
     """Rank 1 is killed while rank 0 waits for it."""
     engine = Engine.start("cpu", "fp32", "ddp")
     if engine.any(False) or engine.rank == 1:
+        (folder / "death").write_text(str(time.time()))
         os.kill(os.getpid(), signal.SIGKILL)
     engine.any(False)
 
@@ -304,7 +332,7 @@ def saved_as_whole(engine: Engine, model: Any, checkpoint: Path) -> bool:
 
 def main() -> None:
     check, folder = sys.argv[1], Path(sys.argv[2])
-    found = check_experts(folder) if check == "experts" else globals()[f"check_{check}"]()
+    found = globals()[f"check_{check}"](folder)
     (folder / f"{check}-{os.environ['RANK']}.json").write_text(json.dumps(found))
     if check == "methods":  # and ends with a failure that nobody catches
         Engine.start("cpu", "fp32", "ddp").on_main(disk_is_full)
