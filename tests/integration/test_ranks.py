@@ -48,8 +48,10 @@ def test_a_step_of_two_ranks_is_that_of_one_process(steps: Any, parallel: str, w
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-6), ("bf16", 3e-3)])
 def test_otherwise_they_differ_by_rounding(steps: Any, parallel: str, precision: str, tolerance: float) -> None:
-    """grouped_mm, 2 x 2. Measured: loss 5e-7 of 5 and gradients 7e-8 in fp32, gradients 7e-4 in bf16. Parameters are left
-    out: the first step of AdamW is the sign of each gradient, also of those that are rounding alone."""
+    """grouped_mm, 2 x 2. Measured: loss 5e-7 of 5 and gradients 7e-8 in fp32, gradients 7e-4 in bf16.
+
+    Parameters are left out: the first step of AdamW is the sign of each gradient, also of those that are rounding.
+    """
     for rank in steps:
         differences = rank[f"{parallel}, {precision}"]
         assert max(differences[name] for name in differences.keys() - {"parameters"}) <= tolerance, differences

@@ -199,6 +199,7 @@ def sharding(engine: Engine) -> dict[str, Any]:
     whole = {name: p.detach().clone() for name, p in model.named_parameters()}
     wrapped = engine.wrap(model)
     evaluated = logits_of(wrapped.eval())  # before the first step, as a run's first evaluation is
+    sharded = all(isinstance(p, DTensor) for p in model.parameters())
     optimizer = make_optimizer(model, OPTIMIZER)
     model.train()(input_ids=TOKENS, labels=TOKENS, routing_context=context(torch.arange(8), None)).loss.backward()
     engine.clip_gradients(wrapped, 1.0)
@@ -206,7 +207,7 @@ def sharding(engine: Engine) -> dict[str, Any]:
     parameters = dict(model.named_parameters())
     moments = {(n, q): v for n, p in parameters.items() for q, v in optimizer.state[p].items()}
     return {
-        "sharded": all(isinstance(p, DTensor) for p in parameters.values()),
+        "sharded": sharded and all(isinstance(p, DTensor) for p in parameters.values()),
         "local share": sum(p.to_local().numel() for p in parameters.values()) / sum(p.numel() for p in whole.values()),
         "tied": model.lm_head.weight is model.transformer.wte.weight,
         "evaluation": largest_difference(evaluated, logits_of(alone)),
