@@ -105,7 +105,9 @@ class Engine:
         mesh = init_device_mesh(self.device.type, (self.world_size,))
         for block in family_of(model.config).blocks_of(model):
             fully_shard(block, mesh=mesh)
-        return cast(nn.Module, fully_shard(model, mesh=mesh))
+        # By default the root's parameters stay whole from a forward to its backward: an optimizer made, or weights
+        # loaded, after an evaluation would act on copies.
+        return cast(nn.Module, fully_shard(model, mesh=mesh, reshard_after_forward=True))
 
     def autocast(self) -> AbstractContextManager[None]:
         """Around every forward, also in evaluation: bf16 autocast where that is the precision, else nothing."""
