@@ -79,6 +79,8 @@ class Engine:
                 kwargs_handlers=_group_options(chosen),
             )
         except ValueError as error:
+            if precision == "fp32":
+                raise
             raise ConfigError(
                 f"execution.precision is {precision!r}, which {chosen} cannot do ({error}): choose fp32"
             ) from error
