@@ -6,7 +6,6 @@ mixed, and shards neither without an optimizer nor on CPUs.
 """
 
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -161,7 +160,7 @@ class Engine:
         return bool(self._reduce(torch.tensor(int(flag)), "max"))
 
     def on_main(self, call: Callable[[], T]) -> T:
-        """What `call` returns in the main process, which alone runs it; the others wait and get a (pickled) copy.
+        """What `call` returns in the main process, which alone runs it; the others wait and get a copy.
 
         Raises:
             TrainingError: in the other processes, when it raised in the main one, which raises what it raised.
@@ -169,19 +168,18 @@ class Engine:
         if self.world_size == 1:
             return call()
         raised: BaseException | None = None
-        outcome = [b""]
+        outcome: list[Any] = [None, None]  # what it returned, and how it failed
         if self.is_main:
             try:
-                outcome = [pickle.dumps((call(), None))]
+                outcome[0] = call()
             except BaseException as error:  # whatever it is, the others wait to hear of it
-                raised, outcome = error, [pickle.dumps((None, f"{type(error).__name__}: {error}"))]
+                raised, outcome[1] = error, f"{type(error).__name__}: {error}"
         distributed.broadcast_object_list(outcome, src=0)
         if raised is not None:
             raise raised
-        value, failure = pickle.loads(outcome[0])
-        if failure is not None:
-            raise TrainingError(f"the main process failed, and process {self.rank} stops with it: {failure}")
-        return cast(T, value)
+        if outcome[1] is not None:
+            raise TrainingError(f"the main process failed, and process {self.rank} stops with it: {outcome[1]}")
+        return cast(T, outcome[0])
 
     def clip_gradients(self, model: nn.Module, max_norm: float) -> float:
         """Scale the gradients so that their norm, over the whole model, is at most `max_norm`; returns what it was."""

@@ -71,8 +71,8 @@ def train(
         Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, after a checkpoint.
     """
     execution = config.execution
-    prepare_process(execution)
     engine = Engine.start(execution.device, execution.precision, execution.parallel)
+    prepare_process(execution)
     console = console or RunConsole()
     run, changes = open_run(engine, folder, config, resume=resume, allow_inexact=allow_inexact)
     try:
