@@ -1,0 +1,119 @@
+"""A signal is answered wherever it comes: a checkpoint at most one step later, exit code 75, an exact continuation."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import FINISHED, RESUMABLE, Runs, Zygote, checkpoints, recorded_steps, tree
+
+from moe_emergence.config import RunConfig
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
+WHERE = {
+    "a micro-step": {"phase": "step", "call": 5, "at": 2},
+    "an evaluation": {"phase": "evaluation", "call": 3, "at": 1},
+    "a trace": {"phase": "trace", "call": 2, "at": 1},
+    "a save": {"phase": "save", "call": 3},
+    "data preparation": {"phase": "data", "call": 1},
+}
+"""An evaluation and a trace have several forward passes each: the harness makes their batches small."""
+AFTERWARDS = 2
+"""Forward passes that may still begin after a signal in a look."""
+PAGE = "moe_emergence.report.page"
+"""Loaded beforehand, so that there is something to plant a signal in."""
+
+
+@pytest.fixture(scope="module")
+def config(toy_config: Callable[..., RunConfig]) -> RunConfig:
+    training = {"steps": 12, "checkpoint_every": 3, "evaluations": 4, "micro_batch_size": 1}
+    return toy_config(training=training)
+
+
+def planted(number: signal.Signals, **where: Any) -> dict[str, Any]:
+    return {"kind": "signal", "number": int(number)} | where
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("where", WHERE)
+def test_a_signal_in_a_run(
+    runs: Runs,
+    config: RunConfig,
+    folders: Iterator[Path],
+    figure: Callable[[str], None],
+    where: str,
+    number: signal.Signals,
+) -> None:
+    folder = next(folders)
+    outcome = runs.zygote.command(config, folder, fault=planted(number, **WHERE[where]), data="own")
+    outcome.check(RESUMABLE)
+    if where == "data preparation":
+        assert outcome.forwards == 0
+    else:
+        saved = int(checkpoints(folder)[-1].name.removeprefix("step-"))
+        assert max(recorded_steps(folder)) == saved, "what was done is kept"
+    if where == "a micro-step":
+        assert saved in (4, 5)
+        assert outcome.forwards <= config.training.batch_size
+    elif where in ("an evaluation", "a trace"):
+        assert outcome.forwards <= AFTERWARDS, f"{outcome.forwards} forward passes after the signal"
+    runs.check_finishes(config, folder)
+    figure(f"signals: {number.name} in {where}: exit 75, then bit-equal")
+
+
+def test_a_second_ctrl_c_stops_at_once(runs: Runs, config: RunConfig, folders: Iterator[Path]) -> None:
+    """With nothing saved, and nothing lost: the run goes on from what it had."""
+    folder = next(folders)
+    twice = planted(signal.SIGINT, phase="step", call=5, at=2) | {"again": True}
+    outcome = runs.zygote.command(config, folder, fault=twice)
+    outcome.check(130)
+    assert outcome.forwards <= 1
+    assert checkpoints(folder)[-1].name == "step-000003"
+    runs.check_finishes(config, folder)
+
+
+# Suites
+
+
+@pytest.fixture(scope="module")
+def suite(zygote: Zygote, toy_base: Path, toy_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite's folder, trained and reported."""
+    folder = tmp_path_factory.mktemp("suite") / "toy"
+    zygote.call(suite_command(folder, toy_base, toy_folder), folder, data="own").check(FINISHED)
+    zygote.call(["report", str(folder)], folder).check(FINISHED)
+    return folder
+
+
+def suite_command(folder: Path, base: Path, corpus: Path) -> list[str]:
+    fields = {
+        "data.block_size": 32,
+        "data.dev_blocks": 4,
+        "data.test_blocks": 6,
+        "data.probe_tokens": 600,
+        "training.steps": 6,
+        "training.batch_size": 4,
+        "training.evaluations": 3,
+        "execution.device": "cpu",
+        "execution.threads": 1,
+    }
+    options = [f"--{name}={value}" for name, value in fields.items()]
+    where = ["--out", str(folder), "--base", str(base), "--corpus", str(corpus)]
+    return ["suite", "quickstart", *where, *options]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("number", "phase"), zip(SIGNALS, ["analysis", "report", "analysis"], strict=True))
+def test_a_signal_in_analysis_and_report(
+    zygote: Zygote, suite: Path, full: bool, figure: Callable[[str], None], number: signal.Signals, phase: str
+) -> None:
+    """The page is the old one until the new one is whole, and the same command then writes the same."""
+    before = tree(suite)
+    for where in ("analysis", "report") if full else (phase,):
+        stop = planted(number, phase=where, call=1)
+        zygote.call(["report", str(suite)], suite, fault=stop, imports=[PAGE]).check(RESUMABLE)
+        assert tree(suite) == before
+        figure(f"signals: {number.name} in {where}: exit 75, then the same page")
+    if full or number == SIGNALS[0]:
+        zygote.call(["report", str(suite)], suite).check(FINISHED)
+        assert tree(suite) == before
