@@ -1,6 +1,7 @@
 """The reliability matrix: `pytest tests/reliability` for its short form, with `--long` for the full counts."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from harness import Runs, Zygote, numbered
 
 from moe_emergence.config import ExecutionConfig, RunConfig
 
-FIGURE = "figure"
+FIGURE, CASE = "figure", "case"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -23,12 +24,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Every figure that the tests have recorded."""
-    reports = [report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, ())]
-    figures = [value for report in reports for name, value in report.user_properties if name == FIGURE]
+    figures: list[str] = []
+    cases: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    for kind in ("passed", "failed"):
+        for report in terminalreporter.stats.get(kind, ()):
+            figures += [value for name, value in report.user_properties if name == FIGURE]
+            kinds = [value for name, value in report.user_properties if name == CASE]
+            cases.update(kinds)
+            held.update(kinds if kind == "passed" else ())
+    figures += [f"{name}: {held[name]} of {count}" for name, count in cases.items()]
     if figures:
         terminalreporter.section("reliability")
         for figure in sorted(figures):
             terminalreporter.write_line(figure)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `--long`, what is marked so is left out."""
+    if not config.getoption("--long", default=False):
+        items[:] = [item for item in items if item.get_closest_marker("long") is None]
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +56,12 @@ def full(request: pytest.FixtureRequest) -> bool:
 def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """Record a figure for the summary."""
     return lambda text: record_property(FIGURE, text)
+
+
+@pytest.fixture
+def case_of(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Count this test as one case of what is named; the summary says how many held. Called before what may fail."""
+    return lambda name: record_property(CASE, name)
 
 
 @pytest.fixture(scope="session")

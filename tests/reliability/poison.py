@@ -13,7 +13,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def poison(patch: pytest.MonkeyPatch, where: str, value: float, steps: Collection[int]) -> None:
-    """Let `where` hold `value` in each of `steps` (from 1): the loss, the router's logits, or a parameter's gradient."""
+    """Let `where` hold `value` in each of `steps` (from 1): the loss, a router's logits, or a parameter's gradient."""
     take = Stepper.take
 
     def poisoned(stepper: Stepper, batch: Any) -> Any:

@@ -21,6 +21,7 @@ from moe_emergence.training.loop import train
 from moe_emergence.training.trace import METADATA
 
 STOP = 3
+CHANGES = "changes on resume refused with both values"
 Config = Callable[..., RunConfig]
 
 
@@ -33,9 +34,7 @@ class Stopped:
 
 
 @pytest.fixture(scope="module")
-def stopped(
-    toy_folder: Path, toy_base: Path, toy_config: Config, tmp_path_factory: pytest.TempPathFactory
-) -> Stopped:
+def stopped(toy_folder: Path, toy_base: Path, toy_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
     home = tmp_path_factory.mktemp("stopped")
     shutil.copytree(toy_folder, home / "corpus")
     shutil.copytree(toy_base, home / "base")
@@ -99,6 +98,10 @@ def in_environment(name: str, value: Any) -> Callable[[Path], None]:
     return change
 
 
+def with_prefix_space(tokenizer: bytes) -> bytes:
+    return tokenizer.replace(b'"add_prefix_space": false', b'"add_prefix_space": true')
+
+
 CONFIGURATION = {
     "seed": (in_config("", seed=8), "seed = 7, not 8"),
     "steps": (in_config("training", steps=9), r"training\.steps = 6, not 9"),
@@ -115,7 +118,12 @@ CONFIGURATION = {
 }
 FILES = {
     "corpus": ("data.corpus", "prose.jsonl", lambda raw: raw.replace(b"whale", b"shark"), "a corpus"),
-    "tokenizer": ("base", "tokenizer.json", lambda raw: raw.replace(b'"add_prefix_space": false', b'"add_prefix_space": true'), "a tokenizer"),
+    "tokenizer": (
+        "base",
+        "tokenizer.json",
+        with_prefix_space,
+        "a tokenizer",
+    ),
     "base": ("base", "model.safetensors", lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), "a base"),
 }
 ENVIRONMENT = {"torch": "2.0.0", "cpu": "another processor", "processes": 2, "device": "NVIDIA H100"}
@@ -141,31 +149,31 @@ def refused(config: RunConfig, folder: Path, message: str) -> None:
 
 @pytest.mark.parametrize("case", CONFIGURATION)
 def test_another_configuration_is_refused(
-    stopped: Stopped, copy: Path, case: str, figure: Callable[[str], None]
+    stopped: Stopped, copy: Path, case: str, case_of: Callable[[str], None]
 ) -> None:
+    case_of(CHANGES)
     change, message = CONFIGURATION[case]
     refused(change(stopped), copy, message)
-    figure(f"changed on resume: {case} refused with both values")
 
 
 @pytest.mark.parametrize("case", FILES)
 def test_another_corpus_tokenizer_or_base_is_refused(
-    stopped: Stopped, copy: Path, case: str, figure: Callable[[str], None]
+    stopped: Stopped, copy: Path, case: str, case_of: Callable[[str], None]
 ) -> None:
+    case_of(CHANGES)
     field, name, edit, what = FILES[case]
     home = Path(stopped.config.base if field == "base" else stopped.config.data.corpus)
     with edited(home / name, edit):
         refused(stopped.config, copy, rf"{what} of sha256 = \w{{16}}…, not \w{{16}}…")
-    figure(f"changed on resume: {case} refused with both values")
 
 
 @pytest.mark.parametrize("name", ENVIRONMENT)
 def test_another_environment_is_refused(
-    stopped: Stopped, copy: Path, name: str, figure: Callable[[str], None]
+    stopped: Stopped, copy: Path, name: str, case_of: Callable[[str], None]
 ) -> None:
+    case_of(CHANGES)
     in_environment(name, ENVIRONMENT[name])(copy)
     refused(stopped.config, copy, rf"{name} = {ENVIRONMENT[name]!r}, not ")
-    figure(f"changed on resume: {name} refused with both values")
 
 
 @pytest.mark.parametrize("case", ["threads", "precision", "experts", "micro-batches", "rate"])
@@ -203,7 +211,7 @@ def test_what_was_allowed_once_is_what_the_run_is_from_then_on(
 
 
 def test_a_changed_corpus_may_be_allowed_too(stopped: Stopped, copy: Path) -> None:
-    field, name, edit, what = FILES["corpus"]
+    _, name, edit, what = FILES["corpus"]
     with edited(Path(stopped.config.data.corpus) / name, edit):
         train(stopped.config, copy, resume=True, allow_inexact=True, console=RunConsole(quiet=True))
     manifest = json.loads((copy / "manifest.json").read_text())

@@ -68,6 +68,7 @@ def all_finite(folder: Path) -> bool:
 def test_a_step_that_is_not_finite_is_skipped(
     case: str, run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case_of: Callable[[str], None]
 ) -> None:
+    case_of("losses and gradients not finite, never in the weights")
     where, value, steps = CASES[case]
     poison(monkeypatch, where, value, steps)
     run(tmp_path / "run")
@@ -80,7 +81,6 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert [line["step"] for line in lines(tmp_path / "run", "step")] == sorted(set(range(1, 9)) - set(steps))
     assert all(math.isfinite(line["lm_loss"]) for line in lines(tmp_path / "run", "step"))
     assert all_finite(tmp_path / "run")
-    case_of("not finite")
 
 
 @pytest.mark.parametrize("case", FOR_EVER)
@@ -92,6 +92,7 @@ def test_three_in_a_row_end_the_run_with_a_diagnosis(
     monkeypatch: pytest.MonkeyPatch,
     case_of: Callable[[str], None],
 ) -> None:
+    case_of("losses and gradients not finite, never in the weights")
     where, value = FOR_EVER[case]
     poison(monkeypatch, where, value, range(4, 99))
     with pytest.raises(TrainingError, match=r"3 steps in a row, up to step 6, were not finite .*weights are.* step 3"):
@@ -102,7 +103,6 @@ def test_three_in_a_row_end_the_run_with_a_diagnosis(
     assert (diagnosis["step"], diagnosis["last_metrics"]["step"]) == (6, 3)
     assert diagnosis["config"]["seed"] == config.seed
     assert diagnosis["layer"] == (1 if where == EXPERTS else diagnosis["layer"])
-    case_of("not finite")
 
 
 def test_a_skipped_step_leaves_the_weights_and_moments_of_the_step_before(
@@ -136,9 +136,7 @@ def test_stopping_among_skipped_steps_and_going_on_changes_nothing(
         assert (tmp_path / "cut" / last / name).read_bytes() == (tmp_path / "whole" / last / name).read_bytes()
 
 
-def test_the_count_in_a_row_survives_a_stop(
-    run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_count_in_a_row_survives_a_stop(run: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     poison(monkeypatch, "loss", NAN, [3, 4, 5])
     _interrupt_around(monkeypatch, 4)
     with pytest.raises(Interrupted):
