@@ -19,7 +19,7 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytes
     for name in ("fsync", "replace"):
         monkeypatch.setattr(os, name, _failing(errno.ENOSPC))
         with pytest.raises(
-            RunDirectoryError, match=rf"cannot write 7 bytes to {path}: No space left on device \([\d,]+ b"
+            RunDirectoryError, match=rf"cannot write 8 bytes to {path}: No space left on device \([\d,]+ b"
         ):
             durable.write_text(path, "newer é")
         monkeypatch.undo()
