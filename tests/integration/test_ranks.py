@@ -1,41 +1,12 @@
 """Two processes do what one does: the same step, the same sharded state, the same errors (gloo, on the CPU)."""
 
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-WORKER = Path(__file__).parent / "workers" / "ranks.py"
-TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node=2")
-# accelerate launch --cpu starts one process whatever number it is given, unless MPI starts them.
-ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1")
-SECONDS = 100
-
-
-def launch(launcher: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Start two processes of the worker and wait; none outlives the call."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", *launcher, str(WORKER), *arguments],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, _ = process.communicate(timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        output, _ = process.communicate()
-        pytest.fail(f"{' '.join(arguments)} did not end within {SECONDS} s:\n{output}")
-    return subprocess.CompletedProcess(arguments, process.returncode, output)
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +15,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def steps(folder: Path) -> list[Any]:
+def steps(folder: Path, launch: Any) -> list[Any]:
     """Each rank's report of the steps it took, started by torchrun."""
-    ended = launch(TORCHRUN, "steps", str(folder))
+    ended = launch("torchrun", "steps", folder)
     assert ended.returncode == 0, ended.stdout
     return reports(folder, "steps")
 
 
 @pytest.fixture(scope="module")
-def methods(folder: Path) -> tuple[list[Any], subprocess.CompletedProcess[str]]:
+def methods(folder: Path, launch: Any) -> tuple[list[Any], subprocess.CompletedProcess[str]]:
     """Each rank's report of the engine's methods, started by `accelerate launch`, and how it all ended."""
-    ended = launch(ACCELERATE, "methods", str(folder))
+    ended = launch("accelerate", "methods", folder)
     return reports(folder, "methods", ended.stdout), ended
 
 
@@ -75,13 +46,15 @@ def test_a_step_of_two_ranks_is_that_of_one_process(steps: Any, parallel: str, w
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
-def test_in_single_precision_they_differ_by_rounding(steps: Any, parallel: str) -> None:
-    """Measured: loss 5e-7 of 5, gradients 7e-8. Parameters are left out: the first step of AdamW is the sign of each
-    gradient, also of those that are rounding alone."""
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 2e-6), ("bf16", 3e-3)])
+def test_otherwise_they_differ_by_rounding(steps: Any, parallel: str, precision: str, tolerance: float) -> None:
+    """grouped_mm, 2 x 2. Measured: loss 5e-7 of 5 and gradients 7e-8 in fp32, gradients 7e-4 in bf16.
+
+    Parameters are left out: the first step of AdamW is the sign of each gradient, also of those that are rounding.
+    """
     for rank in steps:
-        differences = rank[f"{parallel}, fp32 grouped_mm"]
-        differences.pop("parameters")
-        assert max(differences.values()) <= 2e-6, differences
+        differences = rank[f"{parallel}, {precision}"]
+        assert max(differences[name] for name in differences.keys() - {"parameters"}) <= tolerance, differences
 
 
 def test_each_rank_knows_its_place_and_its_share(methods: Any) -> None:
@@ -121,6 +94,7 @@ def test_a_sharded_model_is_the_whole_one(methods: Any) -> None:
         assert rank["like then full"]
         assert rank["full then like"]
         assert rank["moments"]
+        assert rank["resumed"]
 
 
 def test_precision_is_the_engines_own(methods: Any) -> None:
@@ -130,13 +104,12 @@ def test_precision_is_the_engines_own(methods: Any) -> None:
 
 
 def test_a_failing_main_process_ends_all(methods: Any) -> None:
-    """Which ends the launch with its message; `SECONDS` is how long a test waits for that."""
+    """The launch ends with its message."""
     assert methods[1].returncode != 0
     assert "OSError: the disk is full" in methods[1].stdout
 
 
-def test_a_killed_process_ends_the_others(tmp_path: Path) -> None:
-    began = time.perf_counter()
-    ended = launch(TORCHRUN, "death", str(tmp_path))
+def test_a_killed_process_ends_the_others(tmp_path: Path, launch: Any) -> None:
+    ended = launch("torchrun", "death", tmp_path)
     assert ended.returncode != 0
-    assert time.perf_counter() - began < 60
+    assert time.time() - float((tmp_path / "death").read_text()) < 60

@@ -12,7 +12,12 @@ USED = {"all": range(EXPERTS), "half": (0, 3, 4, 6), "three": (1, 2, 7), "one": 
 
 
 def layer(
-    used: str, top_k: int, dtype=torch.float64, implementation: str = "eager", scale: str = "renormalised"
+    used: str,
+    top_k: int,
+    dtype=torch.float64,
+    implementation: str = "eager",
+    scale: str = "renormalised",
+    loss_free_bias: bool = False,
 ) -> MoE:
     """A layer whose router sends tokens with a 1 in the last place to the experts in `used` alone."""
     torch.manual_seed(top_k)
@@ -22,6 +27,7 @@ def layer(
         num_experts=EXPERTS,
         top_k=top_k,
         gate_scale=scale,
+        loss_free_bias=loss_free_bias,
         activation="gelu_new",
     )
     made = MoE(spec, dispatch=GPT2Config(experts_implementation=implementation)).to(dtype)
@@ -74,6 +80,19 @@ def test_layer_is_the_oracle(top_k, used, mode) -> None:
 def test_other_gate_scales_are_the_oracle_s(top_k, scale) -> None:
     made = layer("all", top_k, scale=scale)
     x = inputs((11, WIDTH))
+    ours, our_grads = gradients(made, x, lambda x: made(x)[0])
+    theirs, their_grads = gradients(made, x, lambda x: reference_layer(made, x))
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    assert all(torch.allclose(our_grads[name], g, atol=1e-11) for name, g in their_grads.items())
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_with_a_loss_free_bias_it_is_the_oracle(top_k) -> None:
+    made = layer("all", top_k, loss_free_bias=True)
+    x = inputs((40, WIDTH))
+    unbiased = made(x)[1].topk_indices
+    made.router.expert_bias.copy_(torch.linspace(-0.3, 0.3, EXPERTS))
+    assert not torch.equal(made(x)[1].topk_indices, unbiased)
     ours, our_grads = gradients(made, x, lambda x: made(x)[0])
     theirs, their_grads = gradients(made, x, lambda x: reference_layer(made, x))
     assert torch.allclose(ours, theirs, atol=1e-12)

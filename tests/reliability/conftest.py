@@ -1,6 +1,7 @@
 """The reliability matrix: `pytest tests/reliability` for its short form, with `--long` for the full counts."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,25 +23,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Every figure that the tests have recorded, and of each kind of case how many held."""
-    reports = [
-        (kind == "passed", report) for kind in ("passed", "failed") for report in _called(terminalreporter, kind)
-    ]
-    lines = [value for _, report in reports for name, value in report.user_properties if name == FIGURE]
-    held: dict[str, list[bool]] = {}
-    for passed, report in reports:
-        for name, value in report.user_properties:
-            if name == CASE:
-                held.setdefault(value, []).append(passed)
-    lines += [f"{case}: {sum(each)} of {len(each)} as promised" for case, each in held.items()]
-    if lines:
+    """Every figure that the tests have recorded."""
+    figures: list[str] = []
+    cases: Counter[str] = Counter()
+    held: Counter[str] = Counter()
+    for kind in ("passed", "failed"):
+        for report in terminalreporter.stats.get(kind, ()):
+            figures += [value for name, value in report.user_properties if name == FIGURE]
+            kinds = [value for name, value in report.user_properties if name == CASE]
+            cases.update(kinds)
+            held.update(kinds if kind == "passed" else ())
+    figures += [f"{name}: {held[name]} of {count}" for name, count in cases.items()]
+    if figures:
         terminalreporter.section("reliability")
-        for line in sorted(lines):
-            terminalreporter.write_line(line)
+        for figure in sorted(figures):
+            terminalreporter.write_line(figure)
 
 
-def _called(terminalreporter: Any, kind: str) -> list[pytest.TestReport]:
-    return [report for report in terminalreporter.stats.get(kind, ()) if report.when == "call"]
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `--long`, what is marked so is left out."""
+    if not config.getoption("--long", default=False):
+        items[:] = [item for item in items if item.get_closest_marker("long") is None]
 
 
 @pytest.fixture(scope="session")
@@ -56,9 +59,9 @@ def figure(record_property: Callable[[str, object], None]) -> Callable[[str], No
 
 
 @pytest.fixture
-def case(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """Count this test among the cases of a kind, from its beginning on."""
-    return lambda kind: record_property(CASE, kind)
+def case_of(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """Count this test as one case of what is named; the summary says how many held. Called before what may fail."""
+    return lambda name: record_property(CASE, name)
 
 
 @pytest.fixture(scope="session")

@@ -164,10 +164,10 @@ def found(runs: Runs, config: RunConfig, folder: Path, name: str, damage: Damage
 
 @pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])
 def test_where_all_are_damaged_nothing_is_touched(
-    runs: Runs, twelve: RunConfig, folders: Iterator[Path], case: Callable[[str], None], name: str
+    runs: Runs, twelve: RunConfig, folders: Iterator[Path], case_of: Callable[[str], None], name: str
 ) -> None:
     """Refused with the list and the command to start again."""
-    case("all checkpoints damaged")
+    case_of("all checkpoints damaged")
     folder = runs.stopped(twelve, STEP, next(folders))
     for checkpoint in checkpoints(folder):
         flipped(name, 0.0, 5)(checkpoint)

@@ -108,10 +108,10 @@ ITEMS: dict[str, tuple[Callable[[Path], None], str]] = {
 
 @pytest.mark.parametrize("name", ITEMS)
 def test_a_lacking_or_unknown_item_is_named(
-    runs: Runs, twelve: RunConfig, folders: Iterator[Path], case: Callable[[str], None], name: str
+    runs: Runs, twelve: RunConfig, folders: Iterator[Path], case_of: Callable[[str], None], name: str
 ) -> None:
     """Refused with exit code 2, not gone on with; what is there stays as it is."""
-    case("items")
+    case_of("items")
     folder = runs.stopped(twelve, STEP, next(folders))
     change, item = ITEMS[name]
     change(folder)

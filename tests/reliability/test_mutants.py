@@ -12,10 +12,10 @@ from moe_emergence.config import RunConfig
 
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_known_bug_is_found(
-    runs: Runs, twelve: RunConfig, folders: Iterator[Path], case: Callable[[str], None], mutant: str
+    runs: Runs, twelve: RunConfig, folders: Iterator[Path], case_of: Callable[[str], None], mutant: str
 ) -> None:
     """A run killed in step 9 and continued by broken code fails, or ends otherwise than it should."""
-    case("mutants")
+    case_of("mutants")
     folder = runs.stopped(twelve, 8, next(folders))
     if mutant == "records kept":
         with (folder / "metrics.jsonl").open("a") as file:

@@ -41,11 +41,11 @@ def test_a_signal_in_a_run(
     runs: Runs,
     config: RunConfig,
     folders: Iterator[Path],
-    case: Callable[[str], None],
+    case_of: Callable[[str], None],
     where: str,
     number: signal.Signals,
 ) -> None:
-    case("signals")
+    case_of("signals")
     folder = next(folders)
     outcome = runs.zygote.command(config, folder, fault=planted(number, **WHERE[where]), data="own")
     outcome.check(RESUMABLE)
@@ -105,10 +105,10 @@ def suite_command(folder: Path, base: Path, corpus: Path) -> list[str]:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("number", "phase"), zip(SIGNALS, ["analysis", "report", "analysis"], strict=True))
 def test_a_signal_in_analysis_and_report(
-    zygote: Zygote, suite: Path, full: bool, case: Callable[[str], None], number: signal.Signals, phase: str
+    zygote: Zygote, suite: Path, full: bool, case_of: Callable[[str], None], number: signal.Signals, phase: str
 ) -> None:
     """The page is the old one until the new one is whole, and the same command then writes the same."""
-    case("signals")
+    case_of("signals")
     before = tree(suite)
     for where in ("analysis", "report") if full else (phase,):
         stop = planted(number, phase=where, call=1)

@@ -85,9 +85,9 @@ def planted(failure: Failure) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", LATER)
 def test_a_refused_write_stops_a_run_and_loses_nothing(
-    runs: Runs, config: RunConfig, folders: Iterator[Path], case: Callable[[str], None], name: str
+    runs: Runs, config: RunConfig, folders: Iterator[Path], case_of: Callable[[str], None], name: str
 ) -> None:
-    case("write failures")
+    case_of("write failures")
     folder = runs.stopped(config, STEP, next(folders))
     newest = checkpoints(folder)[-1]
     before = tree(newest)
@@ -100,10 +100,10 @@ def test_a_refused_write_stops_a_run_and_loses_nothing(
 
 @pytest.mark.parametrize("name", REMOVALS)
 def test_an_old_checkpoint_that_cannot_be_removed_loses_nothing(
-    runs: Runs, config: RunConfig, folders: Iterator[Path], case: Callable[[str], None], name: str
+    runs: Runs, config: RunConfig, folders: Iterator[Path], case_of: Callable[[str], None], name: str
 ) -> None:
     """The run may stop or go on; either way it says so."""
-    case("write failures")
+    case_of("write failures")
     folder = runs.stopped(config, STEP, next(folders))
     outcome = runs.zygote.command(config, folder, fault=planted(REMOVALS[name]))
     assert outcome.operations > 0, "the run never did what was to fail"
@@ -115,10 +115,10 @@ def test_an_old_checkpoint_that_cannot_be_removed_loses_nothing(
 
 @pytest.mark.parametrize("name", AT_THE_START)
 def test_a_refused_write_at_the_start(
-    runs: Runs, config: RunConfig, folders: Iterator[Path], case: Callable[[str], None], name: str
+    runs: Runs, config: RunConfig, folders: Iterator[Path], case_of: Callable[[str], None], name: str
 ) -> None:
     """The same command then starts, or continues, the run."""
-    case("write failures")
+    case_of("write failures")
     folder = next(folders)
     outcome = runs.zygote.command(config, folder, fault=planted(AT_THE_START[name]))
     assert outcome.operations > 0, "the run never did what was to fail"
@@ -127,9 +127,9 @@ def test_a_refused_write_at_the_start(
 
 
 def test_a_suite_that_cannot_be_written_down(
-    zygote: Zygote, folders: Iterator[Path], toy_folder: Path, toy_base: Path, case: Callable[[str], None]
+    zygote: Zygote, folders: Iterator[Path], toy_folder: Path, toy_base: Path, case_of: Callable[[str], None]
 ) -> None:
-    case("write failures")
+    case_of("write failures")
     folder = next(folders)
     where = ["--out", str(folder), "--base", str(toy_base), "--corpus", str(toy_folder), "--data.block_size=32"]
     fault = planted(("write|open", r"suite\.json", "ENOSPC"))
@@ -160,10 +160,10 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 @pytest.mark.skipif(not shutil.which("mount"), reason="there is no mount command here")
 @pytest.mark.parametrize("size", ["size=700k", "size=2600k", "size=3200k"])
 def test_a_disk_that_fills_up(
-    runs: Runs, config: RunConfig, small_disk: Callable[[str], Path], case: Callable[[str], None], size: str
+    runs: Runs, config: RunConfig, small_disk: Callable[[str], Path], case_of: Callable[[str], None], size: str
 ) -> None:
     """Given room, the same command goes on, bit-equal."""
-    case("write failures")
+    case_of("write failures")
     disk = small_disk(size)
     folder = disk / "run"
     outcome = runs.zygote.command(config, folder)
@@ -174,9 +174,9 @@ def test_a_disk_that_fills_up(
 
 @pytest.mark.skipif(not shutil.which("mount"), reason="there is no mount command here")
 def test_a_disk_that_turns_read_only(
-    runs: Runs, config: RunConfig, small_disk: Callable[[str], Path], case: Callable[[str], None]
+    runs: Runs, config: RunConfig, small_disk: Callable[[str], Path], case_of: Callable[[str], None]
 ) -> None:
-    case("write failures")
+    case_of("write failures")
     disk = small_disk("size=64m")
     folder = runs.stopped(config, STEP, disk / "run")
     written = disk / "run.yaml"
@@ -192,10 +192,10 @@ def test_a_disk_that_turns_read_only(
 
 @pytest.mark.parametrize("what", ["run", "run/checkpoints", "run/traces"])
 def test_a_folder_that_is_removed_meanwhile(
-    runs: Runs, config: RunConfig, folders: Iterator[Path], case: Callable[[str], None], what: str
+    runs: Runs, config: RunConfig, folders: Iterator[Path], case_of: Callable[[str], None], what: str
 ) -> None:
     """Within the step after STEP. What can be made again is; what cannot is refused by name; never a traceback."""
-    case("write failures")
+    case_of("write failures")
     folder = runs.stopped(config, STEP, next(folders))
     gone = folder.parent / what
     fault = {"kind": "remove", "folder": str(gone), "step": 2}

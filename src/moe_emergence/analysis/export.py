@@ -82,4 +82,7 @@ def _origin(suite: Suite) -> dict[str, Any]:
         "base_digest": first.base.get("digest"),
         "software": dict(first.software),
         "environment": dict(first.environment),
+        "continued_inexactly": [
+            str(run.folder.relative_to(suite.folder)) for run in suite.runs if run.manifest.inexact
+        ],
     }

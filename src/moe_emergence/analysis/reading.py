@@ -12,6 +12,7 @@ from moe_emergence.analysis.run_lines import (
     read_columns,
     read_evaluation,
     read_manifest,
+    read_skipped,
     read_timing,
 )
 from moe_emergence.config import RunConfig, from_dict
@@ -103,6 +104,7 @@ def _read_run(suite: Path, arm: str, seed: int) -> Run | MissingRun:
         scalars=scalars,
         evaluations=tuple(read_evaluation(line, manifest, config) for line in lines["evaluation"]),
         collapses=tuple(read_collapse(line) for line in lines["collapse"]),
+        skipped=tuple(read_skipped(line) for line in lines["skipped"]),
         timings=tuple(read_timing(line) for line in read_lines(folder / TIMINGS)),
         last_step=lines["end"][-1].whole("step"),
         reason=lines["end"][-1].text("reason"),

@@ -147,6 +147,22 @@ class DataRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """A run went on from `step` under other conditions than it was started with; `changes` are (name, then, now)."""
+
+    step: int
+    changes: tuple[tuple[str, Any, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedStep:
+    """A step without an update, since its loss or gradient was not finite."""
+
+    step: int
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What a run's results are to be traced to; `software` is the package's own version and commit where recorded."""
 
@@ -157,6 +173,7 @@ class Manifest:
     receipt: Receipt | None
     moe_layers: tuple[int, ...]
     parameters: int
+    inexact: tuple["Continuation", ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -177,6 +194,7 @@ class Run:
     scalars: Mapping[str, Floats]
     evaluations: tuple[Evaluation, ...]
     collapses: tuple[CollapseEvent, ...]
+    skipped: tuple[SkippedStep, ...]
     timings: tuple[Timing, ...]
     last_step: int
     reason: str

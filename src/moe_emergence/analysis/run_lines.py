@@ -7,6 +7,7 @@ import numpy as np
 from moe_emergence.analysis.fields import Fields
 from moe_emergence.analysis.records import (
     CollapseEvent,
+    Continuation,
     Counts,
     DataRecord,
     DocumentSums,
@@ -15,6 +16,7 @@ from moe_emergence.analysis.records import (
     LayerRouting,
     Manifest,
     Receipt,
+    SkippedStep,
     Source,
     Timing,
 )
@@ -32,7 +34,13 @@ def read_manifest(fields: Fields) -> Manifest:
         receipt=receipt,
         moe_layers=fields.wholes("moe_layers"),
         parameters=fields.whole("parameters"),
+        inexact=tuple(_continuation(entry) for entry in fields.groups("inexact")),
     )
+
+
+def _continuation(fields: Fields) -> Continuation:
+    changes = tuple((c.text("name"), c.any("then"), c.any("now")) for c in fields.groups("changes"))
+    return Continuation(step=fields.whole("step"), changes=changes)
 
 
 def _receipt(fields: Fields) -> Receipt:
@@ -121,6 +129,10 @@ def read_collapse(line: Fields) -> CollapseEvent:
     return CollapseEvent(
         step=line.whole("step"), layer=line.whole("layer"), state=line.text("state"), reason=line.text("reason")
     )
+
+
+def read_skipped(line: Fields) -> SkippedStep:
+    return SkippedStep(step=line.whole("step"), cause=line.text("cause"))
 
 
 def read_timing(line: Fields) -> Timing:

@@ -82,7 +82,8 @@ class VerdictRow:
         p_fresh_end, p_fresh_start: against fresh gates on this layer's hidden states of the last and of the first step,
             after Westfall and Young over the run's layers.
         fresh_end_high, fresh_start_high: upper end of the central 95 % of those gates, bits.
-        verdict: learned specialisation means that all three are below 0.05.
+        verdict: learned specialisation means that all three are below 0.05 and that the router has learnt at all: a
+            hash of the token's id beats both nulls and has learnt nothing.
     """
 
     arm: str
@@ -184,8 +185,9 @@ def _verdict_rows(run: Run, information: Sequence[InformationRow]) -> Iterator[V
     start, end = (fresh_information(read_trace(run, step)) for step in (0, run.last_step))
     p_chance = holm(np.array([row.p_permutation for row in rows]))
     p_start, p_end = westfall_young(observed, start), westfall_young(observed, end)
+    learns = run.config.moe is not None and run.config.moe.router == "learned"
     for place, row in enumerate(rows):
-        learned = max(p_chance[place], p_start[place], p_end[place]) < ALPHA
+        learned = learns and max(p_chance[place], p_start[place], p_end[place]) < ALPHA
         yield VerdictRow(
             arm=run.arm,
             seed=run.seed,

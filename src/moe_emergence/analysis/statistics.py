@@ -13,6 +13,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm, t
 
 from moe_emergence.errors import AnalysisError
+from moe_emergence.interrupt import stop_if_asked
 
 REPLICATES = 2_000
 PERMUTATIONS = 999
@@ -141,6 +142,7 @@ def bootstrap(
     Raises:
         AnalysisError: a domain has fewer than 2 documents.
     """
+    stop_if_asked()
     sizes = documents_per_domain(domain)
     if sizes.min() < 2:
         raise AnalysisError(

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 from moe_emergence.analysis.fields import Fields
 from moe_emergence.analysis.records import Counts, Floats, Run
 from moe_emergence.errors import AnalysisError
+from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.routing import expert_counts
 from moe_emergence.training.trace import METADATA, trace_name
 
@@ -77,6 +78,7 @@ def read_trace(run: Run, step: int) -> Trace:
     Raises:
         AnalysisError: it is missing or torn, was made on other data or has other layers than the run; names the file.
     """
+    stop_if_asked()
     path = run.folder / "traces" / f"{trace_name(step)}.parquet"
     if not path.exists():
         raise AnalysisError(f"{path} is missing: the run recorded it; put it back, or train the run again")

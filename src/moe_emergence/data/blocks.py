@@ -24,6 +24,7 @@ from moe_emergence.data.packing import Blocks, IndexArray, TokenArray, balance, 
 from moe_emergence.data.splits import SPLITS, Split
 from moe_emergence.data.tokenizer import encode, end_of_text_id, tokenizer_digest
 from moe_emergence.errors import DataError
+from moe_emergence.interrupt import stop_if_asked
 
 TENSORS, MANIFEST, TOKENIZER = "blocks.safetensors", "manifest.json", "tokenizer.json"
 TEXTS = "probe.json"
@@ -177,6 +178,7 @@ def _digest(corpus_digest: str, tokenizer: Tokenizer, config: DataConfig) -> str
 
 
 def _encoded_domain(corpus: Corpus, tokenizer: Tokenizer, split: Split, domain: str) -> list[tuple[int, list[int]]]:
+    stop_if_asked()
     members = corpus.members(split, domain)
     ids = encode(tokenizer, [document.text for _, document in members])
     return [(index, tokens) for (index, _), tokens in zip(members, ids, strict=True)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from moe_emergence.data.documents import Document, check_domain
 from moe_emergence.data.records import FIELDS, READERS, Record, Records, folder_records, refuse_link_out
 from moe_emergence.errors import DataError
+from moe_emergence.interrupt import stop_if_asked
 
 LAYOUT = "<domain>.txt, <domain>.jsonl, <domain>.parquet or a folder <domain>/ of text files"
 UNSTATED = "unstated"
@@ -95,6 +96,7 @@ def _read_domain(root: Path, domain: str, path: Path, separator: str | None) -> 
     dropped: Counter[str] = Counter()
     documents: dict[str, Document] = {}
     for name, record in _records(root, path, separator):
+        stop_if_asked()
         if isinstance(record, str):
             dropped[record] += 1
             continue

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from moe_emergence.analysis.losses import plain
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer_balance import balance_sentences
 from moe_emergence.report.answer_loss import loss_sentences
 from moe_emergence.report.answer_specialisation import specialisation_sentences
-from moe_emergence.report.numbers import count
+from moe_emergence.report.numbers import count, listed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +22,16 @@ class Answer:
 
 
 def answers(suite: Suite, tables: Tables) -> list[Answer]:
-    """Specialisation, balance, LM loss, what intervals are over, what ended early or is missing; empty ones are left
-    out."""
+    """Specialisation, balance, LM loss, what intervals are over, what ended early, went on under other conditions, was
+    skipped or is missing; empty ones are left out."""
     box = [
         Answer(heading="Specialisation", sentences=tuple(specialisation_sentences(tables))),
         Answer(heading="Balance", sentences=tuple(balance_sentences(suite, tables))),
         Answer(heading="LM loss", sentences=tuple(loss_sentences(suite, tables))),
         Answer(heading="Intervals", sentences=tuple(_intervals(suite))),
         Answer(heading="Ended early", sentences=tuple(_ended_early(suite)), alert=True),
+        Answer(heading="Continued inexactly", sentences=tuple(_inexact(suite)), alert=True),
+        Answer(heading="Skipped steps", sentences=tuple(_skipped(suite)), alert=True),
         Answer(heading="Missing", sentences=tuple(_missing(suite)), alert=True),
     ]
     return [answer for answer in box if answer.sentences]
@@ -56,6 +59,24 @@ def _ended_early(suite: Suite) -> Iterator[str]:
         if run.reason != "finished":
             where = f"step {count(run.last_step)} of {count(run.config.training.steps)}"
             yield f"{run.arm}, seed {run.seed}: at {where}, because of {run.reason}; its numbers are of that step."
+
+
+def _inexact(suite: Suite) -> Iterator[str]:
+    for run in suite.runs:
+        for continued in run.manifest.inexact:
+            changes = "; ".join(f"{name} {plain(then)} → {plain(now)}" for name, then, now in continued.changes)
+            yield (
+                f"{run.arm}, seed {run.seed}: from step {count(continued.step)} on with other conditions ({changes}). "
+                "Its numbers are not those of an uninterrupted run."
+            )
+
+
+def _skipped(suite: Suite) -> Iterator[str]:
+    for run in suite.runs:
+        if run.skipped:
+            causes = "; ".join(dict.fromkeys(skipped.cause for skipped in run.skipped))
+            where = listed([count(skipped.step) for skipped in run.skipped])
+            yield f"{run.arm}, seed {run.seed}: no update at step {where} ({causes})."
 
 
 def _missing(suite: Suite) -> Iterator[str]:

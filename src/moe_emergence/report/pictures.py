@@ -9,6 +9,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from moe_emergence.analysis.files import replace_file
+from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.style import add_title, styled
 from moe_emergence.report.svg import cropped, data_uri
@@ -32,6 +33,7 @@ class Picture:
 
 def keep(drawing: Drawing, folder: Path) -> Picture:
     """Draw once: `<name>.png` and `<name>.svg` with the title in `folder`, and the page's picture without it."""
+    stop_if_asked()
     with styled():
         figure = drawing.make()
         width = round(figure.get_figwidth() * CSS_DOTS_PER_INCH)

@@ -6,7 +6,6 @@ mixed, and shards neither without an optimizer nor on CPUs.
 """
 
 import os
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
@@ -79,6 +78,8 @@ class Engine:
                 kwargs_handlers=_group_options(chosen),
             )
         except ValueError as error:
+            if precision == "fp32":
+                raise
             raise ConfigError(
                 f"execution.precision is {precision!r}, which {chosen} cannot do ({error}): choose fp32"
             ) from error
@@ -105,7 +106,9 @@ class Engine:
         mesh = init_device_mesh(self.device.type, (self.world_size,))
         for block in family_of(model.config).blocks_of(model):
             fully_shard(block, mesh=mesh)
-        return cast(nn.Module, fully_shard(model, mesh=mesh))
+        # By default the root's parameters stay whole from a forward to its backward: an optimizer made, or weights
+        # loaded, after an evaluation would act on copies.
+        return cast(nn.Module, fully_shard(model, mesh=mesh, reshard_after_forward=True))
 
     def autocast(self) -> AbstractContextManager[None]:
         """Around every forward, also in evaluation: bf16 autocast where that is the precision, else nothing."""
@@ -157,7 +160,7 @@ class Engine:
         return bool(self._reduce(torch.tensor(int(flag)), "max"))
 
     def on_main(self, call: Callable[[], T]) -> T:
-        """What `call` returns in the main process, which alone runs it; the others wait and get a (pickled) copy.
+        """What `call` returns in the main process, which alone runs it; the others wait and get a copy.
 
         Raises:
             TrainingError: in the other processes, when it raised in the main one, which raises what it raised.
@@ -165,19 +168,18 @@ class Engine:
         if self.world_size == 1:
             return call()
         raised: BaseException | None = None
-        outcome = [b""]
+        outcome: list[Any] = [None, None]  # what it returned, and how it failed
         if self.is_main:
             try:
-                outcome = [pickle.dumps((call(), None))]
+                outcome[0] = call()
             except BaseException as error:  # whatever it is, the others wait to hear of it
-                raised, outcome = error, [pickle.dumps((None, f"{type(error).__name__}: {error}"))]
+                raised, outcome[1] = error, f"{type(error).__name__}: {error}"
         distributed.broadcast_object_list(outcome, src=0)
         if raised is not None:
             raise raised
-        value, failure = pickle.loads(outcome[0])
-        if failure is not None:
-            raise TrainingError(f"the main process failed, and process {self.rank} stops with it: {failure}")
-        return cast(T, value)
+        if outcome[1] is not None:
+            raise TrainingError(f"the main process failed, and process {self.rank} stops with it: {outcome[1]}")
+        return cast(T, outcome[0])
 
     def clip_gradients(self, model: nn.Module, max_norm: float) -> float:
         """Scale the gradients so that their norm, over the whole model, is at most `max_norm`; returns what it was."""

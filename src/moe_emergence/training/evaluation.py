@@ -21,7 +21,7 @@ from moe_emergence.routing import RouterOutput, entropy_of, expert_counts
 BATCH = 16
 
 
-@torch.inference_mode()
+@torch.no_grad()  # a sharded model takes no inference tensors
 def evaluate(
     model: nn.Module,
     data: PreparedData,

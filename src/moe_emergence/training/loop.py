@@ -71,8 +71,8 @@ def train(
         Interrupted: on Ctrl-C, SIGTERM or SIGUSR1, after a checkpoint.
     """
     execution = config.execution
-    prepare_process(execution)
     engine = Engine.start(execution.device, execution.precision, execution.parallel)
+    prepare_process(execution)
     console = console or RunConsole()
     run, changes = open_run(engine, folder, config, resume=resume, allow_inexact=allow_inexact)
     try:
@@ -80,6 +80,8 @@ def train(
             with stop_requests():
                 _Training(config, run, changes, engine, data, fork, console, allow_inexact).run_to_end()
         return engine.on_main(lambda: summary(run))
+    except Interrupted:
+        raise
     except MoEEmergenceError:
         run.clear_unbegun()
         raise
@@ -122,9 +124,11 @@ class _Training:
         self.poll()
         surroundings = environment(config.execution, engine.device, engine.world_size)
         origin = Origin(base=base, data=self.data, environment=surroundings, fork=fork)
-        origin, changes = run_origin(run, engine, origin, changes, allow_inexact=allow_inexact)
+        begun = engine.on_main(lambda: run.begun)  # asked once: the first process is about to change it
+        if begun:
+            origin, changes = run_origin(run, engine, origin, changes, allow_inexact=allow_inexact)
         start = starting_model(config, base, self.data, origin.fork)
-        if not run.begun:
+        if not begun:
             engine.on_main(lambda: self._begin(manifest(origin, start), start.ancestor))
         self.model = start.model.to(engine.device)
         with engine.autocast():

@@ -97,8 +97,8 @@ def pretrain_base(recipe: BaseRecipe, data: PreparedData, folder: Path, executio
         Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
     """
     _claim(folder, recipe, data)
-    prepare_process(execution)
     engine = Engine.start(execution.device, execution.precision, execution.parallel)
+    prepare_process(execution)
     model = dense_model(recipe, data.tokenizer.get_vocab_size(), int(data.manifest["end_of_text"])).to(engine.device)
     optimizer = make_optimizer(
         model, OptimizerConfig(learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay, beta2=0.95)

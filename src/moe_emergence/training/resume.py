@@ -56,13 +56,11 @@ def _open(
 def run_origin(
     run: RunDirectory, engine: Engine, origin: Origin, changes: Sequence[Change], *, allow_inexact: bool
 ) -> tuple[Origin, list[Change]]:
-    """What the run starts from (a continued one from what it was forked from), and all that has changed since.
+    """What a run that is continued started from, its fork included, and all that has changed since.
 
     Raises:
         RunDirectoryError: something has, and `allow_inexact` is not given.
     """
-    if not run.begun:
-        return origin, list(changes)
     origin, found = replace(origin, fork=forked_from(run, origin.fork)), list(changes)
     found += engine.on_main(lambda: origin_changes(run, origin))
     if found and not allow_inexact:

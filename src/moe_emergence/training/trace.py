@@ -42,7 +42,7 @@ def trace_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-@torch.inference_mode()
+@torch.no_grad()  # a sharded model takes no inference tensors
 def write_trace(
     model: nn.Module,
     data: PreparedData,

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.distributed import DistributedConfig
 
 from moe_emergence.config import MoEConfig, OptimizerConfig
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
 from moe_emergence.models.upcycle import upcycle
 from moe_emergence.moe.balancing import sequence_counts, window_loads
+from moe_emergence.moe.layer import MoE
 from moe_emergence.moe.router import set_noise_annealing
 from moe_emergence.routing import RoutingContext
 from moe_emergence.training.engine import Engine
@@ -96,7 +99,9 @@ def step_in_ranks(engine: Engine, model: Any, micro_batches: int) -> dict[str, A
     )
 
 
-def forward_and_backward(engine: Engine, wrapped: Any, piece: Tensor, loads: list[Tensor], pieces: int) -> Tensor:
+def forward_and_backward(
+    engine: Engine, wrapped: Any, piece: Tensor, loads: list[Tensor] | None, pieces: int
+) -> Tensor:
     batch = TOKENS[piece]
     with engine.autocast():
         output = wrapped(input_ids=batch, labels=batch, routing_context=context(piece, loads), use_cache=False)
@@ -104,10 +109,11 @@ def forward_and_backward(engine: Engine, wrapped: Any, piece: Tensor, loads: lis
     return torch.stack([output.loss, output.load_balancing_loss]).detach()
 
 
-def step_alone(model: Any) -> dict[str, Any]:
+def step_alone(model: Any, precision: str) -> dict[str, Any]:
     """The same by torch alone, on the whole batch at once; no engine."""
     optimizer = make_optimizer(model, OPTIMIZER)
-    output = model(input_ids=TOKENS, labels=TOKENS, routing_context=context(torch.arange(SEQUENCES), None))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        output = model(input_ids=TOKENS, labels=TOKENS, routing_context=context(torch.arange(SEQUENCES), None))
     output.loss.backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm)
@@ -139,27 +145,34 @@ def largest_difference(one: Any, other: Any) -> float:
 
 
 def differences(
-    dtype: torch.dtype, implementation: str, parallel: str, *, micro_batches: int = 1, router: str = "learned"
+    dtype: torch.dtype,
+    implementation: str,
+    parallel: str,
+    *,
+    micro_batches: int = 1,
+    router: str = "learned",
+    precision: str = "fp32",
 ) -> dict[str, float]:
     """The largest difference between ranks and one process in each thing that a step leaves."""
-    engine = Engine.start("cpu", "fp32", parallel)
-    alone = step_alone(toy_model(dtype, implementation, router))
+    engine = Engine.start("cpu", precision, parallel)
+    alone = step_alone(toy_model(dtype, implementation, router), precision)
     together = step_in_ranks(engine, toy_model(dtype, implementation, router), micro_batches)
     return {name: largest_difference(alone[name], together[name]) for name in alone}
 
 
-def check_steps() -> dict[str, dict[str, float]]:
+def check_steps(_: Path) -> dict[str, dict[str, float]]:
     """The differences of one optimiser step, a way of taking it each."""
-    found = {}
-    for parallel in ("ddp", "fsdp2"):
-        found[f"{parallel}, whole"] = differences(torch.float64, "eager", parallel)
-        found[f"{parallel}, 2 x 2"] = differences(torch.float64, "eager", parallel, micro_batches=2)
-        found[f"{parallel}, frozen router"] = differences(torch.float64, "eager", parallel, router="frozen")
-        found[f"{parallel}, fp32 grouped_mm"] = differences(torch.float32, "grouped_mm", parallel, micro_batches=2)
+    double, single, found = torch.float64, torch.float32, {}
+    for kind in ("ddp", "fsdp2"):
+        found[f"{kind}, whole"] = differences(double, "eager", kind)
+        found[f"{kind}, 2 x 2"] = differences(double, "eager", kind, micro_batches=2)
+        found[f"{kind}, frozen router"] = differences(double, "eager", kind, router="frozen")
+        found[f"{kind}, fp32"] = differences(single, "grouped_mm", kind, micro_batches=2)
+        found[f"{kind}, bf16"] = differences(single, "grouped_mm", kind, micro_batches=2, precision="bf16")
     return found
 
 
-def check_methods() -> dict[str, Any]:
+def check_methods(_: Path) -> dict[str, Any]:
     """What the engine's methods give this process, and what sharding keeps."""
     engine = Engine.start("cpu", "fp32", "fsdp2")
     rank = torch.tensor(float(engine.rank))
@@ -186,6 +199,7 @@ def sharding(engine: Engine) -> dict[str, Any]:
     whole = {name: p.detach().clone() for name, p in model.named_parameters()}
     wrapped = engine.wrap(model)
     evaluated = logits_of(wrapped.eval())  # before the first step, as a run's first evaluation is
+    sharded = all(isinstance(p, DTensor) for p in model.parameters())
     optimizer = make_optimizer(model, OPTIMIZER)
     model.train()(input_ids=TOKENS, labels=TOKENS, routing_context=context(torch.arange(8), None)).loss.backward()
     engine.clip_gradients(wrapped, 1.0)
@@ -193,14 +207,32 @@ def sharding(engine: Engine) -> dict[str, Any]:
     parameters = dict(model.named_parameters())
     moments = {(n, q): v for n, p in parameters.items() for q, v in optimizer.state[p].items()}
     return {
-        "sharded": all(isinstance(p, DTensor) for p in parameters.values()),
+        "sharded": sharded and all(isinstance(p, DTensor) for p in parameters.values()),
         "local share": sum(p.to_local().numel() for p in parameters.values()) / sum(p.numel() for p in whole.values()),
         "tied": model.lm_head.weight is model.transformer.wte.weight,
         "evaluation": largest_difference(evaluated, logits_of(alone)),
         "like then full": all(torch.equal(engine.full(engine.like(v, parameters[n])), v) for n, v in whole.items()),
         "full then like": all(same_shard(engine.like(engine.full(p), p), p) for p in parameters.values()),
+        "resumed": same_after_resuming(engine, model, optimizer),
         "moments": all(same_shard(engine.like(engine.full(v), parameters[n]), v) for (n, _), v in moments.items()),
     }
+
+
+def same_after_resuming(engine: Engine, model: Any, optimizer: Any) -> bool:
+    """Whether a step from restored parameters and moments is that from the ones they were saved from."""
+    other = toy_model(torch.float64, "eager")
+    engine.wrap(other)
+    restored = make_optimizer(other, OPTIMIZER)
+    with torch.no_grad():
+        for new, old in zip(other.parameters(), model.parameters(), strict=True):
+            new.copy_(engine.like(engine.full(old), new))
+            for quantity, value in optimizer.state[old].items():
+                restored.state[new][quantity] = engine.like(engine.full(value).clone(), new)
+    for network, updates in ((model, optimizer), (other, restored)):
+        updates.zero_grad(set_to_none=True)
+        network(input_ids=TOKENS, labels=TOKENS, routing_context=context(torch.arange(8), None)).loss.backward()
+        updates.step()
+    return all(same_shard(new, old) for new, old in zip(other.parameters(), model.parameters(), strict=True))
 
 
 def logits_of(model: Any) -> Tensor:
@@ -233,18 +265,76 @@ def disk_is_full() -> None:
     raise OSError("the disk is full")
 
 
-def check_death() -> None:
+def check_death(folder: Path) -> None:
     """Rank 1 is killed while rank 0 waits for it."""
     engine = Engine.start("cpu", "fp32", "ddp")
     if engine.any(False) or engine.rank == 1:
+        (folder / "death").write_text(str(time.time()))
         os.kill(os.getpid(), signal.SIGKILL)
     engine.any(False)
 
 
+def check_experts(folder: Path) -> dict[str, Any]:
+    """What loading with half of each layer's experts on each process leaves of one process's logits and gradients.
+
+    In float32: with float64, as with float16, torch's FSDP2 divides the gradients of a module on one process twice
+    (torch 2.13, _fsdp_collectives.py, lines 629 and 686).
+    """
+    engine = Engine.start("cpu", "fp32", "ddp")
+    checkpoint = folder / "whole"
+    engine.on_main(lambda: toy_model(torch.float32, "eager").save_pretrained(checkpoint))
+    return {kind: expert_parallel(engine, checkpoint, kind) for kind in ("eager", "grouped_mm")}
+
+
+def expert_parallel(engine: Engine, checkpoint: Path, implementation: str) -> dict[str, Any]:
+    alone = toy_model(torch.float32, implementation)
+    model = GPT2MoEForCausalLM.from_pretrained(
+        checkpoint,
+        distributed_config=DistributedConfig(fsdp_size=2, ep_size=2),
+        experts_implementation=implementation,
+    ).train()
+    set_noise_annealing(model, 10)
+    logits = [logits_of(m.eval()) for m in (alone, model)]
+    everything = torch.arange(SEQUENCES)
+    mine = everything[engine.slice_of(SEQUENCES)]
+    for network in (model, alone):
+        network.train()
+    forward_and_backward(engine, alone, everything, None, 1)
+    forward_and_backward(engine, model, mine, loads_of_step(engine, model, model, mine), 1)
+    return {
+        "sharded": sorted({name for name, p in model.named_parameters() if "ep" in p.device_mesh.mesh_dim_names}),
+        "local experts": [r.experts.up_proj.to_local().shape[0] for r in moe_layers(model)],
+        "logits": largest_difference(*logits),
+        "gradients": largest_difference(
+            {n: p.grad for n, p in alone.named_parameters()},
+            {n: engine.full(p.grad) for n, p in model.named_parameters()},
+        ),
+        "saved": saved_as_whole(engine, model, checkpoint),
+    }
+
+
+def moe_layers(model: Any) -> list[MoE]:
+    return [module for module in model.modules() if isinstance(module, MoE)]
+
+
+def saved_as_whole(engine: Engine, model: Any, checkpoint: Path) -> bool:
+    """Whether the spread model saves what it was loaded from."""
+    folder = checkpoint.parent / "again"
+    model.save_pretrained(folder)
+    return engine.on_main(
+        lambda: all(
+            torch.equal(a, b)
+            for a, b in zip(
+                *(GPT2MoEForCausalLM.from_pretrained(f).parameters() for f in (checkpoint, folder)), strict=True
+            )
+        )
+    )
+
+
 def main() -> None:
-    check, folder = sys.argv[1:]
-    found = globals()[f"check_{check}"]()
-    (Path(folder) / f"{check}-{os.environ['RANK']}.json").write_text(json.dumps(found))
+    check, folder = sys.argv[1], Path(sys.argv[2])
+    found = globals()[f"check_{check}"](folder)
+    (folder / f"{check}-{os.environ['RANK']}.json").write_text(json.dumps(found))
     if check == "methods":  # and ends with a failure that nobody catches
         Engine.start("cpu", "fp32", "ddp").on_main(disk_is_full)
 

@@ -55,6 +55,17 @@ def test_planted_specialisation_is_found(tmp_path: Path) -> None:
         assert row.information > max(row.fresh_end_high, row.fresh_start_high)
 
 
+@pytest.mark.parametrize("router", ["frozen", "hash", "round_robin"])
+def test_a_router_that_does_not_learn_has_learned_nothing_whatever_it_separates(tmp_path: Path, router: str) -> None:
+    arm = planted(SPECIALISTS, fresh=0.3)
+    assert arm.moe is not None
+    tables = tables_of(tmp_path, replace(arm, moe=replace(arm.moe, router=router)))
+    for row in tables.verdicts:
+        assert row.above_permutation
+        assert row.above_fresh
+        assert row.verdict == "no evidence of learned specialisation"
+
+
 def test_beating_the_gates_of_one_end_is_not_enough(tmp_path: Path) -> None:
     """Fresh gates of the first step that show more: the hidden states gave it away before anything was learned."""
     folder = write_suite(tmp_path, PlantedSuite(arms=(planted(SPECIALISTS, fresh=0.3),), steps=4, looks=(0, 4)))

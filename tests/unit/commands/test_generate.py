@@ -17,7 +17,7 @@ from moe_emergence.data.corpora import make_corpus
 from moe_emergence.data.documents import Document
 from moe_emergence.data.tokenizer import train_tokenizer
 from moe_emergence.models.upcycle import upcycle
-from moe_emergence.training.checkpoint import save_checkpoint
+from moe_emergence.training.checkpoint import model_tensors, optimizer_tensors, save_checkpoint
 
 torch.set_num_threads(1)
 CONTEXT = 24
@@ -132,7 +132,8 @@ def test_a_run_gives_its_newest_checkpoint(base: Path, tmp_path: Path, capsys: p
         [{"params": list(model.parameters()), "names": [n for n, _ in model.named_parameters()]}]
     )
     for step in (3, 5):
-        save_checkpoint(run / "checkpoints", model, optimizer, {"step": step})
+        weights, moments = model_tensors(model), optimizer_tensors(optimizer)
+        save_checkpoint(run / "checkpoints", model.config, weights, moments, {"step": step})
     for folder in (run, run / "checkpoints" / "step-000003"):
         assert cli.main(["generate", str(folder), "the sea", "--max-new-tokens", "2"]) == 0
         assert capsys.readouterr().out.count("\n+ ") == 2

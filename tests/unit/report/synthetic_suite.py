@@ -50,7 +50,8 @@ class PlantedArm:
         loss: macro LM loss on test at the end, nats.
         entropy_share: entropy per token ÷ ln E at the end.
         fresh: how far fresh gates separate domains: 0 not at all, 1 as far as the arm's shares do.
-        events: collapse lines of metrics.jsonl.
+        events: collapse and skipped lines of metrics.jsonl; a skipped step has no line of its own.
+        inexact: the manifest's record of going on under other conditions.
     """
 
     name: str
@@ -63,6 +64,7 @@ class PlantedArm:
     baseline: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
     events: Sequence[Mapping[str, Any]] = ()
+    inexact: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,13 +342,15 @@ def manifest(suite: PlantedSuite, arm: PlantedArm) -> dict[str, Any]:
         "receipt": None if arm.moe is None else receipt,
         "moe_layers": list(arm.shares),
         "parameters": 1_310_720 if arm.moe is None else 3_145_728,
+        "inexact": list(arm.inexact),
     }
 
 
 def metrics(suite: PlantedSuite, arm: PlantedArm, seed: int, random: np.random.Generator) -> list[dict[str, Any]]:
     lines = [_evaluation(suite, arm, seed, 0, split) for split in ("dev", "test")]
     for step in range(1, suite.steps + 1):
-        lines.append(_step(suite, arm, step, random))
+        if not any(event["event"] == "skipped" and event["step"] == step for event in arm.events):
+            lines.append(_step(suite, arm, step, random))
         lines += [dict(event) for event in arm.events if event["step"] == step]
         if step in suite.looks:
             lines.append(_evaluation(suite, arm, seed, step, "dev"))

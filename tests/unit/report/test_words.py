@@ -382,6 +382,33 @@ def test_a_run_that_a_collapse_ended_is_named_with_its_step(tmp_path: Path) -> N
     assert next(row.status for row in tables.runs if row.arm == "no_lb") == "stopped: collapse"
 
 
+def test_skipped_steps_and_inexact_continuations_are_named(tmp_path: Path, suite: Suite, tables: Tables) -> None:
+    """And a run that has neither is not."""
+    arm = replace(
+        quickstart_like().arms[1],
+        baseline=None,
+        changes={},
+        events=[{"event": "skipped", "step": step, "cause": "lm_loss not finite", "in_a_row": 1} for step in (2, 3)],
+        inexact=[
+            {
+                "step": 1,
+                "changes": [{"name": "threads", "then": 2, "now": 1}],
+                "config_digest": "0" * 64,
+                "data_digest": "d" * 64,
+            }
+        ],
+    )
+    odd = read_suite(write_suite(tmp_path, PlantedSuite(arms=(arm,), **SMALL)))
+    said = box_of(odd, planted_tables(odd))
+    assert said["Skipped steps"] == f"{arm.name}, seed 42: no update at step 2 and 3 (lm_loss not finite)."
+    assert said["Continued inexactly"] == (
+        f"{arm.name}, seed 42: from step 1 on with other conditions (threads 2 → 1). "
+        "Its numbers are not those of an uninterrupted run."
+    )
+    assert odd.runs[0].steps.tolist() == [1, 4]
+    assert not {"Skipped steps", "Continued inexactly"} & set(box_of(suite, tables))
+
+
 def test_missing_runs_are_named_in_the_answer(tmp_path: Path) -> None:
     folder = write_suite(tmp_path, quickstart_like(**SMALL))
     (folder / "top2/seed-42/config.json").unlink()
