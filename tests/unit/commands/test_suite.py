@@ -66,6 +66,22 @@ def test_quickstart_takes_base_corpus_and_device(calls: list[dict[str, Any]]) ->
     assert calls[0]["seeds"] == (7, 8)
 
 
+@pytest.mark.parametrize("command", [["quickstart"], ["suite", "quickstart"]])
+def test_inexact_continuing_must_be_asked_for(calls: list[dict[str, Any]], command: list[str]) -> None:
+    cli.main(command)
+    cli.main([*command, "--allow-inexact"])
+    assert [call["allow_inexact"] for call in calls] == [False, True]
+
+
+def test_of_several_processes_one_measures_and_reports(
+    calls: list[Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["quickstart"]) == 0
+    assert len(calls) == 1
+    assert capsys.readouterr().out == ""
+
+
 def test_fields_apply_to_every_arm(calls: list[dict[str, Any]]) -> None:
     cli.main(["suite", "quickstart", "--training.steps", "5", "--moe.num_experts=4", "--corpus", "c", "--out", "o"])
     suite = _suite(calls)

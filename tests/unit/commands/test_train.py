@@ -151,6 +151,22 @@ def test_the_loop_gets_what_was_asked(
     out = tmp_path / "run"
     assert cli.main(["train", "--out", str(out), "--from", str(earlier), "--training.steps", "3", "--quiet"]) == 0
     (call,) = calls
-    assert (call["folder"], call["fork"], call["resume"]) == (out, earlier, False)
+    assert (call["folder"], call["fork"], call["resume"], call["allow_inexact"]) == (out, earlier, False, False)
     assert call["config"].training.steps == 3
     assert capsys.readouterr().out == f"earlier: finished at step 3, test LM loss 1.2500 nats a token\n{out}\n"
+
+
+def test_allow_inexact_reaches_the_loop(calls: list[dict[str, Any]], earlier: Path) -> None:
+    arguments = ["--out", str(earlier), "--resume", "--allow-inexact", "--execution.threads", "3"]
+    assert cli.main(["train", *arguments]) == 0
+    assert calls[0]["allow_inexact"] is True
+    assert calls[0]["config"].execution.threads == 3
+
+
+def test_of_several_processes_one_reports(
+    calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["train", "--out", str(tmp_path / "run")]) == 0
+    assert len(calls) == 1
+    assert capsys.readouterr().out == ""
