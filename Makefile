@@ -21,8 +21,8 @@ quickstart: $(STAMP)
 	$(BIN)/moe-emergence quickstart $(ARGS)
 
 test: check
-	@echo "== integration and browser tests"
-	$(BIN)/python -m pytest -n 2 tests/integration tests/browser
+	@echo "== integration, reliability and browser tests"
+	$(BIN)/python -m pytest -n 2 tests/integration tests/reliability tests/browser
 
 check: $(STAMP)
 	@echo "== format, lint, types, import order"

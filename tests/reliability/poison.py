@@ -39,7 +39,8 @@ def _hook(stepper: Stepper, where: str, value: float) -> Any:
 
 def _spoilt_loss(value: float) -> Any:
     def spoil(module: Any, inputs: Any, output: Any) -> Any:
-        output.loss = output.loss * value
+        if output.loss is not None:  # else a pass that counts only
+            output.loss = output.loss * value
         return output
 
     return spoil

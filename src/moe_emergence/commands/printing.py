@@ -1,5 +1,6 @@
 """Tables on stdout."""
 
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,11 @@ from rich.text import Text
 
 PIPED_WIDTH = 200
 """Columns of a line where no terminal says how wide it is: wide enough that no cell is cut."""
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that reports, of those that torchrun or `accelerate launch` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]]) -> None:

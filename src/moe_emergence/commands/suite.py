@@ -1,6 +1,5 @@
 """`suite`: the arms of a suite, trained one after another or side by side, or what they would cost."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_emergence.commands.arguments import Arguments, Command
 from moe_emergence.commands.fields import fields_of
-from moe_emergence.commands.printing import human, print_rows, print_table
+from moe_emergence.commands.printing import human, is_first_process, print_rows, print_table
 from moe_emergence.config import RunConfig
 from moe_emergence.errors import ConfigError
 from moe_emergence.experiments.suites import SUITES, Suite, suite_named
@@ -96,7 +95,7 @@ def complete(order: Order) -> None:
     """Train what is not yet trained, then measure and write the page."""
     with stop_requests():
         carry_out(order)
-        if int(os.environ.get("RANK", "0")) == 0:  # of several processes (torchrun) one reports
+        if is_first_process():
             close(order.folder)
 
 

@@ -1,6 +1,5 @@
 """`train`: one run. Its configuration is laid down in layers: preset or earlier run, then YAML, then options."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from moe_emergence.commands.arguments import Arguments, Command
 from moe_emergence.commands.fields import build_run, fields_of
 from moe_emergence.commands.files import read_values, to_yaml
+from moe_emergence.commands.printing import is_first_process
 from moe_emergence.commands.suite import INEXACT
 from moe_emergence.config import RunConfig, flat
 from moe_emergence.errors import ConfigError
@@ -76,7 +76,7 @@ def _train(config: RunConfig, folder: Path, given: Arguments) -> None:
             console=console,
             allow_inexact=given["allow_inexact"],
         )
-    if int(os.environ.get("RANK", "0")) > 0:  # of several processes (torchrun) one reports
+    if not is_first_process():
         return
     loss = f"test LM loss {summary.lm_loss_macro:.4f} nats a token"
     print(f"{config.name}: {summary.reason} at step {summary.steps}, {loss}")

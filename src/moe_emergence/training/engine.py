@@ -5,6 +5,7 @@ autocast and collectives. Wrapping is torch's own: Accelerate's `prepare` patche
 mixed, and shards neither without an optimizer nor on CPUs.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -182,8 +183,15 @@ class Engine:
         return cast(T, outcome[0])
 
     def clip_gradients(self, model: nn.Module, max_norm: float) -> float:
-        """Scale the gradients so that their norm, over the whole model, is at most `max_norm`; returns what it was."""
-        return float(_whole(nn.utils.clip_grad_norm_(model.parameters(), max_norm)))
+        """Scale the gradients so that their norm, over the whole model, is at most `max_norm`; returns what it was.
+
+        Gradients of a norm that is not finite stay as they are: scaling would spread the fault to all of them.
+        """
+        norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        found = float(_whole(norm))
+        if math.isfinite(found):
+            nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
+        return found
 
     def full(self, tensor: Tensor) -> Tensor:
         """The whole of a parameter, gradient or moment, which may be sharded, in CPU memory."""
