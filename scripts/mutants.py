@@ -59,7 +59,7 @@ def verdict(mutant: Mutant, root: Path, package: str) -> tuple[bool, str]:
         folder = copied(root, Path(name))
         (folder / package / mutant.file).write_text(mutated(mutant, folder / package), "utf-8")
         code, failed = failures(mutant.tests, root, folder)
-    by = [test for test, message in failed.items() if message.startswith(OURS)]
+    by = dict.fromkeys(test.partition("[")[0] for test, message in failed.items() if message.startswith(OURS))
     if code == 1 and by:
         return True, f"{mutant.name}: caught by {', '.join(by)}"
     return False, f"{mutant.name}: SURVIVED (pytest ended with {code}; {'; '.join(failed.values()) or 'no failure'})"
