@@ -83,6 +83,25 @@ def die(runs: Runs, config: RunConfig, folder: Path, number: int, half: bool) ->
     return folder
 
 
+@pytest.mark.timeout(900)
+def test_dying_at_any_operation_of_the_start_is_harmless(
+    runs: Runs, config: RunConfig, folders: Iterator[Path], full: bool, figure: Callable[[str], None]
+) -> None:
+    """From the run's folder to its first step (in the short form, to its first forward pass): it then starts anew."""
+    folder = next(folders)
+    journal = folder.with_name("journal")
+    runs.zygote.train(config, folder, fault={"kind": "record", "journal": str(journal)}).check(FINISHED)
+    phases = [operation[3] for operation in read_journal(journal)]
+    last = next(n for n, phase in enumerate(phases) if phase == ("save" if full else "trace"))
+    for number in range(1, last + 1):
+        folder = next(folders)
+        fault = {"kind": "die", "number": number, "half": False, "journal": str(folder.with_name("journal"))}
+        runs.zygote.train(config, folder, fault=fault).check(KILLED)
+        runs.zygote.train(config, folder).check(FINISHED)
+        assert digest(folder) == runs.whole(config), f"died at {number}"
+    figure(f"operations of the start: died at {last} points, all bit-equal")
+
+
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("names_kept", [True, False], ids=["names kept", "names lost"])
 def test_losing_power_at_any_operation_is_harmless(
