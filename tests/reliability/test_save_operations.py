@@ -137,6 +137,7 @@ def test_a_write_torn_inside_the_native_writer(
 ) -> None:
     """The file size limit ends the process within the write, or lets the write fail with EFBIG."""
     sizes = [0, 7, 4096, 20_000, 60_000, 65_536, 100_000, 150_000]
+    sizes = sizes if dies else sizes[2:]  # what it says goes to a file too
     sizes = sizes if full else sizes[1::2]
     for size in sizes:
         folder = runs.stopped(config, STEP, next(folders))

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,8 @@ def save_checkpoint(
     needed = sum(tensor.nbytes for tensor in (*weights.values(), *moments.values())) + _SLACK
     _require_room(folder, needed)
     try:
-        partial.mkdir(parents=True)
+        durable.make_folder(folder)
+        partial.mkdir()
         _write_files(partial, config, weights, moments, state)
         _write_manifest(partial, {"format": FORMAT, "step": state["step"]} | dict(origin or {}))
         durable.sync(partial)
@@ -99,7 +100,7 @@ def save_checkpoint(
         shutil.rmtree(partial, ignore_errors=True)
         reason = str(error) if isinstance(error, RunDirectoryError) else durable.trouble(error, final, needed)
         raise CheckpointError(
-            f"{reason}. The checkpoints before it are as they were: make room, or give "
+            f"no checkpoint of {needed:,} bytes: {reason}. Those before it are as they were: make room, or give "
             "the folder back, and continue with the same command (train: with --resume)"
         ) from error
     return final
@@ -184,7 +185,25 @@ def _compare(folder: Path, files: Mapping[str, tuple[int, str]]) -> None:
 def read_checkpoint(folder: Path) -> dict[str, Any]:
     """The checkpoint's state, after all of it was verified."""
     verified_manifest(folder)
-    return dict(json.loads((folder / STATE).read_text("utf-8")))
+    return read_state(folder)
+
+
+def read_state(folder: Path, required: Collection[str] = ("step",)) -> dict[str, Any]:
+    """What a run goes on from besides weights and moments.
+
+    Raises:
+        CheckpointError: it lacks a required key, or is of another step than the checkpoint.
+    """
+    try:
+        state = dict(json.loads((folder / STATE).read_text("utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{folder / STATE} {_unreadable(error)}") from error
+    lacking = sorted(set(required) - set(state))
+    if lacking:
+        raise CheckpointError(f"{folder / STATE} lacks {_listed(lacking)}: it was not written by this version")
+    if state["step"] != step_of(folder):
+        raise CheckpointError(f"{folder / STATE} is of step {state['step']}, the checkpoint of step {step_of(folder)}")
+    return state
 
 
 def checkpoints_in(folder: Path) -> list[Path]:

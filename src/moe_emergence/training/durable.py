@@ -64,7 +64,9 @@ def make_folder(folder: Path) -> None:
         RunDirectoryError: it cannot be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            sync(folder.parent)
     except OSError as error:
         raise RunDirectoryError(f"cannot make the folder {folder}: {error.strerror}") from error
 
@@ -76,11 +78,21 @@ def rename(folder: Path, to: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder such that what a crash leaves of it has no name that anything reads."""
+    """Delete a folder such that what a crash leaves of it has no name that anything reads.
+
+    Raises:
+        RunDirectoryError: the disk refuses; names the folder.
+    """
     condemned = folder.with_name(f".removed-{folder.name}")
-    shutil.rmtree(condemned, ignore_errors=True)
-    rename(folder, condemned)
-    shutil.rmtree(condemned)
+    try:
+        shutil.rmtree(condemned, ignore_errors=True)
+        rename(folder, condemned)
+        shutil.rmtree(condemned)
+    except OSError as error:
+        raise RunDirectoryError(
+            f"cannot delete {folder}: {error.strerror}. Nothing newer is harmed: mend it, or delete it by hand, and "
+            "continue with the same command (train: with --resume)"
+        ) from error
 
 
 def trouble(error: Exception, path: Path, size: int) -> str:

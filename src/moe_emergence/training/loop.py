@@ -22,7 +22,7 @@ from moe_emergence.training.engine import Engine
 from moe_emergence.training.evaluation import evaluate
 from moe_emergence.training.fault import memory_advice
 from moe_emergence.training.optimizer import make_optimizer, set_learning_rate
-from moe_emergence.training.resume import checkpoint_origin, open_run, record_changes, restore, run_origin
+from moe_emergence.training.resume import checkpoint_origin, has_begun, open_run, record_changes, restore, run_origin
 from moe_emergence.training.run_directory import DIAGNOSIS, METRICS, TIMINGS, RunDirectory, write_json
 from moe_emergence.training.runtime import environment, peak_memory_mib, prepare_process
 from moe_emergence.training.schedule import evaluation_steps, learning_rate_factor
@@ -124,7 +124,7 @@ class _Training:
         self.poll()
         surroundings = environment(config.execution, engine.device, engine.world_size)
         origin = Origin(base=base, data=self.data, environment=surroundings, fork=fork)
-        begun = engine.on_main(lambda: run.begun)  # asked once: the first process is about to change it
+        begun = engine.on_main(lambda: has_begun(run))  # asked once: the first process is about to change it
         if begun:
             origin, changes = run_origin(run, engine, origin, changes, allow_inexact=allow_inexact)
         start = starting_model(config, base, self.data, origin.fork)

@@ -1,6 +1,5 @@
 """Going on with a run: only as what it was, from its newest whole checkpoint, the records cut back to that."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +13,25 @@ from moe_emergence.errors import CheckpointError, RunDirectoryError
 from moe_emergence.moe.router import routers_of
 from moe_emergence.training import checkpoint as checkpoints
 from moe_emergence.training.engine import Engine
-from moe_emergence.training.run_directory import METRICS, RunDirectory, is_used, json_digest
+from moe_emergence.training.run_directory import MANIFEST, METRICS, RunDirectory, is_used, json_digest
 from moe_emergence.training.start import Change, Origin, data_record, forked_from, origin_changes, refuse_changes
 from moe_emergence.training.trace import trace_name
+
+STATE_KEYS = ("step", "updates", "skipped_in_a_row", "schedule", "balance", "collapse", "best_evaluation")
+"""What a run's state must hold."""
+
+
+def has_begun(run: RunDirectory) -> bool:
+    """Whether the run is to be continued, or still has to begin.
+
+    Raises:
+        RunDirectoryError: it has checkpoints and no manifest, which says what they were made from.
+    """
+    if not run.begun and checkpoints.checkpoints_in(run.checkpoints):
+        raise RunDirectoryError(
+            f"{run.path} has checkpoints but no {MANIFEST}: restore it, or start the run in another folder"
+        )
+    return run.begun
 
 
 def open_run(
@@ -99,7 +114,7 @@ def restore(
     newest = run.checkpoints / name
     checkpoints.load_weights(newest, model, engine.like)
     checkpoints.load_optimizer(newest, optimizer, engine.like)
-    state: dict[str, Any] = json.loads((newest / checkpoints.STATE).read_text("utf-8"))
+    state = checkpoints.read_state(newest, STATE_KEYS)
     if bool(optimizer.state) != bool(state["updates"]):
         raise CheckpointError(
             f"{newest / checkpoints.OPTIMIZER} has no moments, but {state['updates']} updates were taken"
@@ -110,7 +125,7 @@ def restore(
 def _prepare_folder(run: RunDirectory, looks: Sequence[int], routed: bool, warn: Callable[[str], None]) -> str | None:
     """The name of the checkpoint to go on from; the records end there, and what a killed process left is gone."""
     checkpoints.remove_partial_checkpoints(run.checkpoints)
-    for path in run.traces.glob(".step-*"):
+    for path in (*run.traces.glob(".step-*"), *run.traces.glob(".tmp*")):  # ours, and the safetensors library's own
         path.unlink()
     newest = checkpoints.newest_whole_checkpoint(run.checkpoints, warn)
     if newest is None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,7 +15,7 @@ from moe_emergence.errors import RunDirectoryError
 from moe_emergence.training import durable
 
 CONFIG, MANIFEST, METRICS, TIMINGS = "config.json", "manifest.json", "metrics.jsonl", "timings.jsonl"
-LOCK, DIAGNOSIS = ".lock", "diagnosis.json"
+LOCK, DIAGNOSIS, ANCESTOR = ".lock", "diagnosis.json", "ancestor.safetensors"
 AFTER_CHECKPOINT = ("evaluation", "trace", "end")
 """Events of a step that come after its checkpoint."""
 
@@ -102,8 +103,8 @@ class RunDirectory:
 
     def clear_unbegun(self) -> None:
         """Leave the folder free again if the run was refused before it began."""
-        if self.recording and not self.begun:
-            for name in (CONFIG, LOCK):
+        if self.recording and not self.begun and not self.checkpoints.exists():
+            for name in (CONFIG, LOCK, ANCESTOR):
                 (self.path / name).unlink(missing_ok=True)
             shutil.rmtree(self.data, ignore_errors=True)
 
@@ -135,7 +136,15 @@ class RunDirectory:
             self._files[name].write(text)
             self._files[name].flush()
         except OSError as error:
+            self._discard(name)
             raise RunDirectoryError(durable.trouble(error, self.path / name, len(text))) from error
+
+    def _discard(self, name: str) -> None:
+        """Let go of a record that could not be written: closing it would try, and fail, again."""
+        file = self._files.pop(name, None)
+        with suppress(OSError):
+            if file is not None:
+                file.close()
 
     def read(self, name: str) -> Iterator[dict[str, Any]]:
         """The lines of a record; a torn last line is passed over.
@@ -158,7 +167,10 @@ class RunDirectory:
     def sync_records(self) -> None:
         """Make the records last: a checkpoint relies on those before it."""
         for name in self._files:
-            durable.sync(self.path / name)
+            try:
+                durable.sync(self.path / name)
+            except OSError as error:
+                raise RunDirectoryError(f"cannot make {self.path / name} last: {error.strerror}") from error
 
     def cut_back(self, step: int | None) -> None:
         """Drop what was recorded after the checkpoint of `step` (None: all), which a continued run records again.
@@ -189,9 +201,8 @@ class RunDirectory:
             )
 
     def _close_files(self) -> None:
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        for name in list(self._files):
+            self._discard(name)
 
     def close(self) -> None:
         """Close the records and give the folder free for other processes."""
@@ -200,8 +211,10 @@ class RunDirectory:
 
 
 def is_used(folder: Path) -> bool:
-    """Whether there is anything in it but a lock."""
-    return folder.is_dir() and any(path.name != LOCK for path in folder.iterdir())
+    """Whether there is anything in it but a lock, or what a run that was killed before its first file has left."""
+    return folder.is_dir() and any(
+        path.name != LOCK and not path.name.startswith(f".{CONFIG}.") for path in folder.iterdir()
+    )
 
 
 def json_digest(values: Any) -> str:

@@ -20,12 +20,11 @@ from moe_emergence.models.upcycle import UpcycleReceipt, ancestor_state, upcycle
 from moe_emergence.moe.router import set_noise_annealing
 from moe_emergence.training import durable
 from moe_emergence.training.checkpoint import load_weights, newest_checkpoint, read_checkpoint, read_tensors
-from moe_emergence.training.run_directory import RunDirectory
+from moe_emergence.training.run_directory import ANCESTOR, RunDirectory
 from moe_emergence.training.runtime import EXACT
 
 Change = tuple[str, Any, Any]
 """What has changed: its name, its value then, its value now."""
-ANCESTOR = "ancestor.safetensors"
 RECEIPT_BLOCKS = 2
 """Dev blocks a domain that the receipt is taken on."""
 
