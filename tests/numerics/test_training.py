@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -126,6 +128,20 @@ def test_stopping_at_every_step(
             run(tmp_path / "run", resume=True)
     run(tmp_path / "run", resume=True)
     same_runs(whole("top-1"), tmp_path / "run")
+
+
+def test_stopping_and_continuing_in_a_later_epoch(
+    toy_data: PreparedData, toy_config: Callable[..., RunConfig], tmp_path: Path, interrupt_in_step: Any
+) -> None:
+    """Nine blocks, four a step: stopped in the second epoch, whose order is not the first one's."""
+    few = replace(toy_data, train=toy_data.train.take(np.arange(9)))
+    for folder, stops in ((tmp_path / "whole", False), (tmp_path / "run", True)):
+        if stops:
+            interrupt_in_step(4)
+            with pytest.raises(Interrupted):
+                train(toy_config(), folder, data=few, console=RunConsole(quiet=True))
+        train(toy_config(), folder, data=few, resume=True, console=RunConsole(quiet=True))
+    same_runs(tmp_path / "whole", tmp_path / "run")
 
 
 @pytest.mark.parametrize("step", [1, 4, 6])

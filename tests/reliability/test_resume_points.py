@@ -11,7 +11,7 @@ from moe_emergence.config import RunConfig
 
 STEPS = 40
 SHORT = {1, 2, 3, 4, 5, 7, 10, 17, 24, 31, 39, 40}
-"""With the end of the warm-up (4), the first checkpoints (3), an epoch's end inside, and the last step."""
+"""With the end of the warm-up (4), the first checkpoints (3) and the last step; all are in the first epoch."""
 
 
 @pytest.mark.timeout(900)

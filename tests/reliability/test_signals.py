@@ -19,8 +19,8 @@ WHERE = {
     "data preparation": {"phase": "data", "call": 1},
 }
 """An evaluation and a trace have several forward passes each: the harness makes their batches small."""
-AFTERWARDS = 2
-"""Forward passes that may still begin after a signal in a look."""
+AFTERWARDS = 0
+"""Forward passes that may still begin after a signal in a look; two more would be all that is left of an evaluation."""
 PAGE = "moe_emergence.report.page"
 """Loaded beforehand, so that there is something to plant a signal in."""
 

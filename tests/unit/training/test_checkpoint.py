@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -302,6 +303,21 @@ def test_a_file_too_many_is_refused(several: Path) -> None:
     (several / "step-000010" / "notes.txt").write_text("mine")
     with pytest.raises(CheckpointError, match=r"not of this checkpoint: notes\.txt"):
         read_checkpoint(several / "step-000010")
+
+
+def test_nothing_has_its_final_name_before_it_is_whole(
+    dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that readers look for appears with the rename, after the last file and every sync."""
+    optimizer, seen = trained(dense, toy_data), []
+    for module, name in ((checkpoint, "save_file"), (durable, "write_text"), (durable, "sync"), (durable, "rename")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, _real=real, **o: (seen.append(found(tmp_path)), _real(*a, **o)))
+    save(tmp_path, dense, optimizer, {"step": 2})
+    *before, after = seen
+    assert len(before) > 6
+    assert before == [{f".step-000002.{os.getpid()}"}] * len(before)
+    assert after == {"step-000002"}, "the sync of the folder that it was renamed in"
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error")])

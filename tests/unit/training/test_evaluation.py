@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from transformers import GPT2LMHeadModel
 
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.data.tokenizer import END_OF_TEXT
+from moe_emergence.interrupt import StopAsked
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
 from moe_emergence.training import evaluation
 from moe_emergence.training.evaluation import evaluate, next_token_losses
@@ -117,6 +119,23 @@ def test_batches_do_not_change_the_numbers(
     assert cut["lm_loss"] == pytest.approx(whole["lm_loss"], rel=1e-6)
     assert cut["routing"][0]["assignments"] == whole["routing"][0]["assignments"]
     assert np.allclose(cut["routing"][0]["mean_probabilities"], whole["routing"][0]["mean_probabilities"])
+
+
+def test_a_request_to_stop_is_answered_before_the_next_batch(
+    dense: GPT2LMHeadModel, toy_data: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three batches of which the second is not begun."""
+    monkeypatch.setattr(evaluation, "BATCH", 4)
+    forwards: list[Any] = []
+    dense.register_forward_hook(lambda *arguments: forwards.append(arguments))
+
+    def poll() -> None:
+        if forwards:
+            raise StopAsked
+
+    with pytest.raises(StopAsked):
+        evaluate(dense, toy_data, toy_data.dev, device=CPU, per_domain=4, poll=poll)
+    assert len(forwards) == 1
 
 
 def test_evaluation_is_quiet(make_moe: Callable[..., GPT2MoEForCausalLM], toy_data: PreparedData) -> None:

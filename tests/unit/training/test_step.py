@@ -16,7 +16,7 @@ from moe_emergence.moe.balancing import BalanceStatistics
 from moe_emergence.moe.router import set_noise_annealing
 from moe_emergence.training.engine import Engine
 from moe_emergence.training.optimizer import make_optimizer
-from moe_emergence.training.step import Batch, Stepper, make_batch
+from moe_emergence.training.step import Batch, NotFinite, Stepper, make_batch
 
 CPU = torch.device("cpu")
 MakeMoE = Callable[..., GPT2MoEForCausalLM]
@@ -135,6 +135,26 @@ def test_gradients_do_not_leak_into_the_next_step(dense: GPT2LMHeadModel, toy_da
     assert all(parameter.grad is None for parameter in dense.parameters())
 
 
+def test_running_counts_are_those_of_the_micro_batches_before(make_moe: MakeMoE, toy_data: PreparedData) -> None:
+    """Each assignment once, though every forward has its own; the first micro-batch has none before it."""
+    model = make_moe(top_k=2, noise_std=1.0)
+    given: list[Any] = []
+    own: list[torch.Tensor] = []
+    model.register_forward_pre_hook(
+        lambda module, inputs, options: given.append(options["routing_context"].earlier_counts), with_kwargs=True
+    )
+    model.register_forward_hook(
+        lambda module, inputs, output: own.append(torch.bincount(output.routes[0].topk_indices.flatten(), minlength=4))
+    )
+    engine = Engine.start("cpu", "fp32", "ddp")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    Stepper(model, optimizer, micro_batch_size=2, clip_norm=1.0, engine=engine, running_counts=True).take(
+        batch_of(toy_data)
+    )
+    assert given[0] is None
+    assert [earlier[0].tolist() for earlier in given[1:]] == [sum(own[:n]).tolist() for n in (1, 2, 3)]
+
+
 # What it reports
 
 
@@ -207,3 +227,14 @@ def test_a_step_that_is_not_finite_leaves_the_weights(
     after = [value for state in optimizer.state.values() for value in state.values()]
     assert all(torch.equal(old, new) for old, new in zip(moments, after, strict=True))
     assert all(p.grad is None for p in dense.parameters())
+
+
+def test_what_is_not_finite_elsewhere_is_refused_here_too(
+    dense: GPT2LMHeadModel, toy_data: PreparedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All values of this process are finite, and another one says that its own are not."""
+    before = {name: p.detach().clone() for name, p in dense.named_parameters()}
+    monkeypatch.setattr(Engine, "any", lambda self, flag: True)
+    with pytest.raises(NotFinite, match="a value not finite"):
+        one_step(dense, batch_of(toy_data), cut=4)
+    assert all(torch.equal(p, before[name]) for name, p in dense.named_parameters())
