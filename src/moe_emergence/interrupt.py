@@ -20,10 +20,12 @@ class StopRequest:
 
     Attributes:
         signal: the last one that did.
+        interrupted: whether Ctrl-C was among them.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.interrupted = False
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -34,6 +36,18 @@ class StopAsked(Interrupted):
 
 
 _active: StopRequest | None = None
+_deferred = False
+
+
+@contextmanager
+def deferred_stops() -> Iterator[None]:
+    """Leave requests unanswered for the length of the block: others of several processes would wait for this one."""
+    global _deferred
+    before, _deferred = _deferred, True
+    try:
+        yield
+    finally:
+        _deferred = before
 
 
 @contextmanager
@@ -49,9 +63,10 @@ def stop_requests() -> Iterator[StopRequest]:
     request = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if number == request.signal == signal.SIGINT:
+        if number == signal.SIGINT and request.interrupted:
             raise KeyboardInterrupt
         request.signal = number
+        request.interrupted |= number == signal.SIGINT
 
     try:
         before = {number: signal.signal(number, handle) for number in SIGNALS}
@@ -73,7 +88,7 @@ def stop_if_asked(agree: Callable[[bool], bool] = bool) -> None:
     Raises:
         StopAsked: within `stop_requests` only; without it signals do what they always do.
     """
-    if agree(bool(_active)):
+    if not _deferred and agree(bool(_active)):
         raise StopAsked("stopped; what was finished is kept, and the same command goes on from there")
 
 

@@ -17,9 +17,9 @@ from moe_emergence.data.blocks import PreparedData
 from moe_emergence.errors import Interrupted
 from moe_emergence.tracking.console import RunConsole
 from moe_emergence.training import collapse
-from moe_emergence.training.checkpoint import MODEL, OPTIMIZER
 from moe_emergence.training.loop import train
 from moe_emergence.training.step import Stepper
+from moe_emergence.training.tensors import MODEL, OPTIMIZER
 
 KINDS: dict[str, dict[str, Any]] = {
     "dense": {"moe": None},

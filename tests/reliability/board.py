@@ -8,8 +8,8 @@ from typing import Any
 PHASES = {
     "data": [("moe_emergence.training.loop", "prepared_data")],
     "step": [("moe_emergence.training.step", "Stepper.take")],
-    "evaluation": [("moe_emergence.training.loop", "evaluate")],
-    "trace": [("moe_emergence.training.loop", "write_trace")],
+    "evaluation": [("moe_emergence.training.look", "evaluate")],
+    "trace": [("moe_emergence.training.look", "write_trace")],
     "save": [("moe_emergence.training.loop", "_Training._save")],
     "analysis": [("moe_emergence.analysis.tables", "information_rows")],
     "report": [("moe_emergence.report.page", "drawings")],

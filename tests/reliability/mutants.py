@@ -22,9 +22,9 @@ def order_off_by_one() -> None:
 
 def moments_lost() -> None:
     """A continued run starts with fresh moments."""
-    from moe_emergence.training import checkpoint
+    from moe_emergence.training import resume
 
-    wrap(checkpoint, "load_optimizer", lambda real, *arguments, **options: None)
+    wrap(resume, "load_optimizer", lambda real, *arguments, **options: None)
 
 
 def dropout_not_keyed() -> None:

@@ -132,14 +132,16 @@ class Fault:
 
 
 class Record(Fault):
-    """Write down every operation: kind, path, and where it moves to, one JSON line each."""
+    """Write down every operation, one JSON line each: kind, path, where it moves to, phase, whether it can be halved,
+    and the bytes that an fsync of a file makes last."""
 
     def __init__(self, *, journal: str, phase: str | None = None) -> None:
         self.journal, self.phase = os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND), phase
         self.write = os.write
 
     def meet(self, board: Board, kind: str, path: str, half: Callable[[], Any] | None, to: str) -> None:
-        entry = [kind, path, to, board.phase, half is not None]
+        synced = os.path.getsize(path) if kind == "fsync" and os.path.isfile(path) else 0
+        entry = [kind, path, to, board.phase, half is not None, synced]
         self.write(self.journal, (json.dumps(entry) + "\n").encode())
 
 

@@ -27,29 +27,35 @@ def cut_power(run: Path, before: Path, journal: Sequence[Sequence[Any]], *, name
 
     if not names_kept:
         _lose_names(journal, lambda path: before_it(path).exists())
-    for path in _unsynced(journal):
+    for path, synced in _unsynced(journal).items():
         if os.path.isfile(path):
-            _take_content(Path(path), before_it(path))
+            _take_content(Path(path), before_it(path), synced)
 
 
-def _unsynced(journal: Sequence[Sequence[Any]]) -> set[str]:
-    """Files written since their last fsync, under the names they have now."""
+def _unsynced(journal: Sequence[Sequence[Any]]) -> dict[str, int | None]:
+    """Files written since their last fsync, under the names they have now, and how many of their bytes it made last."""
     dirty: set[str] = set()
-    for kind, path, to, *_ in journal:
+    lasting: dict[str, int] = {}
+    for kind, path, to, _, _, synced in journal:
         if kind in _WRITES:
             dirty.add(path)
         elif kind in ("fsync", "fdatasync"):
             dirty.discard(path)
+            lasting[path] = synced
         elif kind in _MOVES:
-            moved = {name for name in dirty if name == path or name.startswith(path + os.sep)}
-            dirty = {name for name in dirty - moved if name != to} | {to + name[len(path) :] for name in moved}
-    return dirty
+            dirty = {_moved(name, path, to) for name in dirty if name != to}
+            lasting = {_moved(name, path, to): size for name, size in lasting.items() if name != to}
+    return {path: lasting.get(path) for path in dirty}
 
 
-def _take_content(path: Path, before: Path) -> None:
-    """Back to the beginning that was there before, if it grew from it; else to nothing."""
-    old = before.read_bytes() if before.is_file() else b""
+def _moved(name: str, path: str, to: str) -> str:
+    return to + name[len(path) :] if name == path or name.startswith(path + os.sep) else name
+
+
+def _take_content(path: Path, before: Path, synced: int | None) -> None:
+    """Back to what was synced; else to the beginning that was there before, if it grew from it; else to nothing."""
     new = path.read_bytes()
+    old = new[:synced] if synced is not None else before.read_bytes() if before.is_file() else b""
     path.write_bytes(old if new.startswith(old) else b"")
 
 

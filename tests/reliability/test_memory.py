@@ -11,7 +11,7 @@ from moe_emergence.config import RunConfig
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.errors import TrainingError
 from moe_emergence.tracking.console import RunConsole
-from moe_emergence.training import checkpoint, loop
+from moe_emergence.training import checkpoint, look, tensors
 from moe_emergence.training.loop import train
 from moe_emergence.training.step import Stepper
 
@@ -22,9 +22,9 @@ Train = Callable[[Path], None]
 CASES = {
     "forward": (Stepper, "_forward", CPU, 9, "in the update"),
     "update": (torch.optim.AdamW, "step", CUDA, 3, "in the update"),
-    "evaluation": (loop, "evaluate", CPU, 3, "in the evaluation"),
-    "trace": (loop, "write_trace", MemoryError(), 2, "in the evaluation"),
-    "gathering a checkpoint": (checkpoint, "optimizer_tensors", CUDA, 2, "while saving"),
+    "evaluation": (look, "evaluate", CPU, 3, "in the evaluation"),
+    "trace": (look, "write_trace", MemoryError(), 2, "in the evaluation"),
+    "gathering a checkpoint": (tensors, "optimizer_tensors", CUDA, 2, "while saving"),
     "writing a checkpoint": (checkpoint, "save_file", CPU, 3, "while saving"),
 }
 """What is called, the error, in which of its calls (from 1), and how the message says where."""
@@ -54,7 +54,9 @@ def test_out_of_memory_is_a_clean_stop(
     case_of("out of memory, stopped with advice and bit-equal once there is enough")
     owner, name, error, number, where = CASES[case]
     _fail(monkeypatch, owner, name, error, number)
-    advice = r"A forward holds 2 of the step's 4 sequences: continue with --training\.micro_batch_size 1 --resume"
+    advice = (
+        r"A forward holds 2 of the step's 4 sequences: continue with --training\.micro_batch_size 1 --allow-inexact"
+    )
     with pytest.raises(
         TrainingError, match=rf"step \d, {where}: out of memory.*{advice}.*last checkpoint is as it was"
     ):

@@ -19,7 +19,7 @@ from moe_emergence.tracking.console import RunConsole
 from moe_emergence.training.loop import train
 
 WORKER = Path(__file__).with_name("rank_worker.py")
-LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(WORKER))
+LAUNCH = (sys.executable, "-m", "torch.distributed.run", "--standalone")
 HANG = 60
 """Seconds in which every process must have ended after one of them died."""
 TOLERANCE = 1e-5
@@ -52,11 +52,18 @@ def without_dropout(toy_base: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def launch(config: RunConfig, folder: Path, fault: dict[str, Any]) -> tuple[int, str, float]:
+def launch(config: RunConfig, folder: Path, fault: dict[str, Any], processes: int = 2) -> tuple[int, str, float]:
     """Exit code, what was said, seconds."""
     began = time.monotonic()
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*LAUNCH, json.dumps(to_dict(config)), str(folder), json.dumps(fault)]
+    command = [
+        *LAUNCH,
+        f"--nproc_per_node={processes}",
+        str(WORKER),
+        json.dumps(to_dict(config)),
+        str(folder),
+        json.dumps(fault),
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=environment)
     return ended.returncode, ended.stdout + ended.stderr, time.monotonic() - began
 
@@ -64,18 +71,19 @@ def launch(config: RunConfig, folder: Path, fault: dict[str, Any]) -> tuple[int,
 @pytest.fixture(scope="module")
 def whole(
     config: Callable[[str], RunConfig], without_dropout: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], tuple[RunConfig, Path, float]]:
+) -> Callable[..., tuple[RunConfig, Path, float]]:
     """An uninterrupted run on two processes, each way once: its configuration, folder and seconds."""
-    done: dict[str, tuple[RunConfig, Path, float]] = {}
+    done: dict[tuple[str, int], tuple[RunConfig, Path, float]] = {}
 
-    def call(parallel: str) -> tuple[RunConfig, Path, float]:
-        if parallel not in done:
+    def call(parallel: str, processes: int = 2) -> tuple[RunConfig, Path, float]:
+        if (parallel, processes) not in done:
             mine = replace(config(parallel), base=str(without_dropout))
+            mine = replace(mine, training=replace(mine.training, batch_size=2 * processes))
             folder = tmp_path_factory.mktemp(parallel) / "run"
-            code, said, seconds = launch(mine, folder, {})
+            code, said, seconds = launch(mine, folder, {}, processes)
             assert code == 0, said
-            done[parallel] = mine, folder, seconds
-        return done[parallel]
+            done[parallel, processes] = mine, folder, seconds
+        return done[parallel, processes]
 
     return call
 
@@ -91,7 +99,7 @@ def same(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_two_processes_are_one_but_for_rounding(
-    whole: Callable[[str], tuple[RunConfig, Path, float]],
+    whole: Callable[..., tuple[RunConfig, Path, float]],
     parallel: str,
     toy_data: PreparedData,
     tmp_path: Path,
@@ -117,38 +125,42 @@ def test_two_processes_are_one_but_for_rounding(
 
 
 @pytest.mark.parametrize(
-    ("parallel", "dying", "step"),
+    ("parallel", "processes", "dying", "step"),
     [
-        ("ddp", [1], 5),
-        ("fsdp2", [0], 5),
-        pytest.param("ddp", [0], 2, marks=pytest.mark.long),
-        pytest.param("ddp", [0, 1], 7, marks=pytest.mark.long),
-        pytest.param("fsdp2", [1], 8, marks=pytest.mark.long),
-        pytest.param("fsdp2", [0, 1], 4, marks=pytest.mark.long),
+        ("ddp", 3, [1], 5),
+        ("fsdp2", 2, [0], 5),
+        pytest.param("ddp", 2, [0], 2, marks=pytest.mark.long),
+        pytest.param("ddp", 2, [1], 5, marks=pytest.mark.long),
+        pytest.param("ddp", 2, [0, 1], 7, marks=pytest.mark.long),
+        pytest.param("fsdp2", 2, [1], 8, marks=pytest.mark.long),
+        pytest.param("fsdp2", 2, [0, 1], 4, marks=pytest.mark.long),
+        pytest.param("fsdp2", 3, [2], 4, marks=pytest.mark.long),
     ],
 )
 def test_a_death_hangs_nobody_and_costs_nothing(
-    whole: Callable[[str], tuple[RunConfig, Path, float]],
+    whole: Callable[..., tuple[RunConfig, Path, float]],
     parallel: str,
+    processes: int,
     dying: list[int],
     step: int,
     tmp_path: Path,
     figure: Callable[[str], None],
 ) -> None:
-    config, folder, seconds = whole(parallel)
-    code, said, until_dead = launch(config, tmp_path / "run", {"kill": dying, "step": step})
+    """Three processes too: sums of two are the same in any order, and would hide that they were made in another."""
+    config, folder, seconds = whole(parallel, processes)
+    code, said, until_dead = launch(config, tmp_path / "run", {"kill": dying, "step": step}, processes)
     assert code != 0, said
     assert until_dead < seconds + HANG, "a process waited for the dead"
-    code, said, _ = launch(config, tmp_path / "run", {})
+    code, said, _ = launch(config, tmp_path / "run", {}, processes)
     assert code == 0, said
     same(folder, tmp_path / "run")
     who = "both" if len(dying) == 2 else f"rank {dying[0]}"
-    figure(f"2 processes, {parallel}: {who} killed in step {step}, no hang, bit-equal after resume")
+    figure(f"{processes} processes, {parallel}: {who} killed in step {step}, no hang, bit-equal after resume")
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_nan_in_one_process_is_skipped_in_all(
-    whole: Callable[[str], tuple[RunConfig, Path, float]],
+    whole: Callable[..., tuple[RunConfig, Path, float]],
     parallel: str,
     tmp_path: Path,
     case_of: Callable[[str], None],

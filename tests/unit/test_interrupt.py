@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from moe_emergence.interrupt import SIGNALS, ignored_interrupts, stop_requests
+from moe_emergence.interrupt import SIGNALS, StopAsked, deferred_stops, ignored_interrupts, stop_if_asked, stop_requests
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -26,6 +26,32 @@ def test_a_second_interrupt_raises() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         assert stop
+
+
+def test_a_second_interrupt_raises_whatever_came_between() -> None:
+    with stop_requests():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_request_is_answered_where_it_is_polled() -> None:
+    stop_if_asked()
+    with stop_requests():
+        stop_if_asked()
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with deferred_stops():
+            stop_if_asked()
+        with pytest.raises(StopAsked, match="the same command goes on from there"):
+            stop_if_asked()
+        stop_if_asked(lambda asked: False)
+    stop_if_asked()
+
+
+def test_processes_that_agree_stop_together() -> None:
+    with stop_requests(), pytest.raises(StopAsked):
+        stop_if_asked(lambda asked: True)
 
 
 @pytest.mark.parametrize("first", SIGNALS)

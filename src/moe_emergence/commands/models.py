@@ -44,7 +44,7 @@ def silence_transformers() -> None:
 
 def _places(folder: Path) -> "tuple[Path, Tokenizer]":
     from moe_emergence.models.base import load_tokenizer
-    from moe_emergence.training.checkpoint import newest_checkpoint
+    from moe_emergence.training.checkpoint import newest_checkpoint, verified_manifest
 
     if "model_type" in _config(folder):
         run = folder.parent.parent
@@ -54,6 +54,7 @@ def _places(folder: Path) -> "tuple[Path, Tokenizer]":
     newest = newest_checkpoint(folder / "checkpoints")
     if newest is None:
         raise ModelError(f"the run in {folder} has no checkpoint yet: let it run to one first")
+    verified_manifest(newest)
     return newest, load_tokenizer(RunDirectory.open_existing(folder).config.base)
 
 

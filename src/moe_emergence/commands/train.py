@@ -14,7 +14,7 @@ from moe_emergence.errors import ConfigError
 from moe_emergence.experiments.presets import PRESETS
 from moe_emergence.experiments.suites import did_you_mean
 from moe_emergence.interrupt import stop_requests
-from moe_emergence.training.run_directory import RunDirectory
+from moe_emergence.training.run_directory import CONFIG, RunDirectory
 
 PURPOSE = (
     "Train one run. Its fields come from --preset (or the run given to --resume or --from), then from --config, then "
@@ -55,7 +55,7 @@ def layers(parser: Command, given: Arguments) -> Iterator[Mapping[str, Any]]:
         if given["preset"] not in PRESETS:
             raise ConfigError(f"there is no preset {given['preset']!r}{did_you_mean(given['preset'], list(PRESETS))}")
         yield flat(PRESETS[given["preset"]]())
-    elif source is not None:
+    elif source is not None and ((Path(source) / CONFIG).exists() or given["config"] is None):
         yield flat(RunDirectory.open_existing(Path(source)).config)
     if given["config"] is not None:
         yield parser.parse_values(read_values(Path(given["config"])), given["config"])

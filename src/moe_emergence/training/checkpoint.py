@@ -14,16 +14,16 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from moe_emergence.errors import CheckpointError, RunDirectoryError
 from moe_emergence.training import durable
+from moe_emergence.training.tensors import MODEL, OPTIMIZER, listed
 
-MODEL, OPTIMIZER, STATE, MANIFEST = "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
+STATE, MANIFEST = "state.json", "manifest.json"
 FORMAT = 2
 REASON = "reason.txt"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -34,36 +34,6 @@ _SLACK = 1 << 20
 
 def checkpoint_name(step: int) -> str:
     return f"step-{step:06d}"
-
-
-def whole_cpu(tensor: Tensor) -> Tensor:
-    """A tensor as a file wants it; `Engine.full` does the same for one that is spread over processes."""
-    return tensor.detach().cpu().contiguous()
-
-
-def model_tensors(model: torch.nn.Module, full: Callable[[Tensor], Tensor] = whole_cpu) -> dict[str, Tensor]:
-    """Every parameter once (a tied one under its first name) and every persistent buffer, on the CPU."""
-    return {name: full(tensor) for name, tensor in _own_tensors(model).items()}
-
-
-def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, full: Callable[[Tensor], Tensor] = whole_cpu
-) -> dict[str, Tensor]:
-    """AdamW's moments and step counts as `parameter name:quantity`; nothing before the first update."""
-    return {
-        f"{name}:{quantity}": full(value)
-        for name, parameter in named_parameters(optimizer).items()
-        for quantity, value in optimizer.state.get(parameter, {}).items()
-    }
-
-
-def named_parameters(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The parameters an optimizer of ours holds, by name."""
-    return {
-        name: parameter
-        for group in optimizer.param_groups
-        for name, parameter in zip(group["names"], group["params"], strict=True)
-    }
 
 
 def save_checkpoint(
@@ -164,7 +134,10 @@ def verified_manifest(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder} has format {written}, this version reads {FORMAT}")
     if checkpoint_name(int(step)) != folder.name:
         raise CheckpointError(f"{folder} holds the checkpoint of step {step}, not of its name")
-    _compare(folder, files)
+    try:
+        _compare(folder, files)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror or error}") from error
     return dict(manifest)
 
 
@@ -173,7 +146,7 @@ def _compare(folder: Path, files: Mapping[str, tuple[int, str]]) -> None:
     lacking = sorted({MODEL, OPTIMIZER, STATE} - set(files))
     if lacking or there != set(files):
         missing, extra = sorted(set(files) - there) + lacking, sorted(there - set(files))
-        raise CheckpointError(f"{folder}: files missing: {_listed(missing)}; not of this checkpoint: {_listed(extra)}")
+        raise CheckpointError(f"{folder}: files missing: {listed(missing)}; not of this checkpoint: {listed(extra)}")
     for name, (size, digest) in files.items():
         found = (folder / name).stat().st_size
         if found != size:
@@ -200,7 +173,7 @@ def read_state(folder: Path, required: Collection[str] = ("step",)) -> dict[str,
         raise CheckpointError(f"{folder / STATE} {_unreadable(error)}") from error
     lacking = sorted(set(required) - set(state))
     if lacking:
-        raise CheckpointError(f"{folder / STATE} lacks {_listed(lacking)}: it was not written by this version")
+        raise CheckpointError(f"{folder / STATE} lacks {listed(lacking)}: it was not written by this version")
     if state["step"] != step_of(folder):
         raise CheckpointError(f"{folder / STATE} is of step {state['step']}, the checkpoint of step {step_of(folder)}")
     return state
@@ -275,84 +248,7 @@ def remove_partial_checkpoints(folder: Path) -> None:
     """Delete what a process that was killed while saving or deleting has left."""
     for path in folder.glob(".*"):
         if _PARTIAL.fullmatch(path.name):
-            shutil.rmtree(path)
-
-
-# Loading
-
-
-def load_weights(folder: Path, model: torch.nn.Module, like: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
-    """Copy the checkpoint's weights and buffers into `model`; names, shapes and types must be the same.
-
-    Raises:
-        CheckpointError: a tensor is missing, unknown, or of another shape or type.
-    """
-    saved, wanted = read_tensors(folder / MODEL), _own_tensors(model)
-    _check_names(folder / MODEL, set(saved), set(wanted))
-    for name, tensor in wanted.items():
-        _check_form(folder / MODEL, name, saved[name], tensor)
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(saved[name] if like is None else like(saved[name], tensor))
-
-
-def load_optimizer(
-    folder: Path,
-    optimizer: torch.optim.Optimizer,
-    like: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> None:
-    """Give `optimizer` the checkpoint's moments and step counts.
-
-    Raises:
-        CheckpointError: a tensor is missing, unknown, or of another shape.
-    """
-    path, saved, parameters = folder / OPTIMIZER, read_tensors(folder / OPTIMIZER), named_parameters(optimizer)
-    quantities = {"step", "exp_avg", "exp_avg_sq"}
-    _check_names(path, set(saved), {f"{name}:{q}" for name in parameters for q in quantities} if saved else set())
-    for key, value in saved.items():
-        name, _, quantity = key.rpartition(":")
-        parameter = parameters[name]
-        if quantity == "step":  # fused AdamW keeps it beside its parameter
-            _check_form(path, key, value, torch.zeros((), dtype=torch.float32))
-            optimizer.state[parameter][quantity] = value.to(parameter.device)
-        else:
-            _check_form(path, key, value, parameter)
-            optimizer.state[parameter][quantity] = (
-                value.to(parameter.device) if like is None else like(value, parameter)
-            )
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file; CheckpointError when it cannot be read."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot read {path}: {error}") from error
-
-
-def _own_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
-    kept = set(model.state_dict(keep_vars=True))
-    buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept}
-    return dict(model.named_parameters()) | buffers
-
-
-def _check_names(path: Path, saved: set[str], wanted: set[str]) -> None:
-    if saved != wanted:
-        missing, unknown = sorted(wanted - saved), sorted(saved - wanted)
-        raise CheckpointError(
-            f"{path} does not fit the model: missing {_listed(missing[:3])}, unknown {_listed(unknown[:3])}"
-        )
-
-
-def _check_form(path: Path, name: str, saved: Tensor, wanted: Tensor) -> None:
-    if saved.shape != wanted.shape:
-        raise CheckpointError(f"{path}: {name} has shape {tuple(saved.shape)}, the model's {tuple(wanted.shape)}")
-    if saved.dtype != wanted.dtype:
-        raise CheckpointError(f"{path}: {name} is {saved.dtype}, the model's {wanted.dtype}")
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names) or "none"
+            shutil.rmtree(path, ignore_errors=True)  # another try comes with the next start
 
 
 def _unreadable(error: Exception) -> str:

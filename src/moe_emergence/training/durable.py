@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,6 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from moe_emergence.errors import RunDirectoryError
+
+_LEFTOVER = re.compile(r"\..+\.\d+|\.tmp\w+")
+"""Files on their way: `.name.pid` of ours, and the safetensors library's own."""
 
 
 def sync(path: Path) -> None:
@@ -43,6 +47,11 @@ def replacing(path: Path, size: int) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise RunDirectoryError(trouble(error, path, size)) from error
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a process that was killed while replacing a file has left this behind."""
+    return _LEFTOVER.fullmatch(path.name) is not None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -104,11 +113,14 @@ def trouble(error: Exception, path: Path, size: int) -> str:
 def free_bytes(folder: Path) -> int:
     """Room on the disk of `folder`, which need not be there yet."""
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(there).free
+    try:
+        return shutil.disk_usage(there).free
+    except OSError as error:
+        raise RunDirectoryError(f"cannot tell the room in {there}: {error.strerror}") from error
 
 
 def _room(path: Path) -> str:
     try:
         return f" ({free_bytes(path.parent):,} bytes are free there)"
-    except OSError:
+    except RunDirectoryError:
         return ""

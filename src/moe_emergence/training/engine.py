@@ -5,6 +5,7 @@ autocast and collectives. Wrapping is torch's own: Accelerate's `prepare` patche
 mixed, and shards neither without an optimizer nor on CPUs.
 """
 
+import atexit
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from moe_emergence.errors import ConfigError, TrainingError
+from moe_emergence.errors import ConfigError, Interrupted, TrainingError
 from moe_emergence.models.families import family_of
 from moe_emergence.training.runtime import choose_device
 
@@ -84,7 +85,10 @@ class Engine:
             raise ConfigError(
                 f"execution.precision is {precision!r}, which {chosen} cannot do ({error}): choose fp32"
             ) from error
-        return cls(accelerator, parallel, made_group=distributed.is_initialized() and not had_group)
+        engine = cls(accelerator, parallel, made_group=distributed.is_initialized() and not had_group)
+        if engine._made_group:
+            atexit.register(engine.close)
+        return engine
 
     @property
     def is_main(self) -> bool:
@@ -101,7 +105,10 @@ class Engine:
         if self.world_size == 1:
             return model
         if self.parallel == "ddp":
-            return DistributedDataParallel(model)  # without device ids, for which DDP would move the arguments
+            # Looking for unused parameters keeps DDP from laying out its buckets anew after the first backward: with
+            # three or more processes a continued run would add gradients in another order than an uninterrupted one.
+            # No device ids: for them DDP would move the arguments.
+            return DistributedDataParallel(model, find_unused_parameters=True)
         for parameter in model.parameters():
             distributed.broadcast(parameter.detach(), src=0)
         mesh = init_device_mesh(self.device.type, (self.world_size,))
@@ -165,19 +172,23 @@ class Engine:
 
         Raises:
             TrainingError: in the other processes, when it raised in the main one, which raises what it raised.
+            Interrupted: likewise, when the main one was asked to stop.
+        Interrupted: likewise, when the main one was asked to stop.
         """
         if self.world_size == 1:
             return call()
         raised: BaseException | None = None
-        outcome: list[Any] = [None, None]  # what it returned, and how it failed
+        outcome: list[Any] = [None, None, False]  # what it returned, how it failed, whether it was asked to stop
         if self.is_main:
             try:
                 outcome[0] = call()
             except BaseException as error:  # whatever it is, the others wait to hear of it
-                raised, outcome[1] = error, f"{type(error).__name__}: {error}"
+                raised, outcome[1:] = error, [f"{type(error).__name__}: {error}", isinstance(error, Interrupted)]
         distributed.broadcast_object_list(outcome, src=0)
         if raised is not None:
             raise raised
+        if outcome[2]:
+            raise Interrupted(outcome[1])
         if outcome[1] is not None:
             raise TrainingError(f"the main process failed, and process {self.rank} stops with it: {outcome[1]}")
         return cast(T, outcome[0])

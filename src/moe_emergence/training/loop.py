@@ -2,34 +2,45 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from moe_emergence.config import RunConfig, to_dict
 from moe_emergence.data.blocks import PreparedData, prepared_data
 from moe_emergence.data.corpora import load_corpus
-from moe_emergence.errors import Interrupted, MoEEmergenceError, RunDirectoryError, TrainingError
-from moe_emergence.interrupt import StopAsked, stop_if_asked, stop_requests
+from moe_emergence.errors import CheckpointError, Interrupted, MoEEmergenceError, RunDirectoryError, TrainingError
+from moe_emergence.interrupt import StopAsked, deferred_stops, stop_if_asked, stop_requests
 from moe_emergence.models.base import load_base
 from moe_emergence.moe.balancing import BalanceStatistics
 from moe_emergence.tracking.console import RunConsole
-from moe_emergence.tracking.sinks import memory_mib, open_sinks
+from moe_emergence.tracking.sinks import open_sinks
 from moe_emergence.training import checkpoint as checkpoints
+from moe_emergence.training import tensors
 from moe_emergence.training.collapse import CollapseDetector
 from moe_emergence.training.engine import Engine
-from moe_emergence.training.evaluation import evaluate
-from moe_emergence.training.fault import memory_advice
+from moe_emergence.training.fault import diagnosis, memory_advice
+from moe_emergence.training.look import Looks
 from moe_emergence.training.optimizer import make_optimizer, set_learning_rate
-from moe_emergence.training.resume import checkpoint_origin, has_begun, open_run, record_changes, restore, run_origin
+from moe_emergence.training.resume import (
+    checkpoint_origin,
+    first_model,
+    open_run,
+    progress_of,
+    record_changes,
+    restore,
+    run_origin,
+)
 from moe_emergence.training.run_directory import DIAGNOSIS, METRICS, TIMINGS, RunDirectory, write_json
-from moe_emergence.training.runtime import environment, peak_memory_mib, prepare_process
+from moe_emergence.training.runtime import environment, prepare_process
 from moe_emergence.training.schedule import evaluation_steps, learning_rate_factor
 from moe_emergence.training.selfcheck import check_model
-from moe_emergence.training.start import Change, Origin, check_fits, manifest, save_ancestor, starting_model
-from moe_emergence.training.step import NotFinite, Stepper, make_batch
-from moe_emergence.training.trace import write_trace
+from moe_emergence.training.start import Change, Origin, check_fits, manifest, save_ancestor
+from moe_emergence.training.step import NotFinite, Stepper, make_batch, share_of_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +89,7 @@ def train(
     try:
         if not engine.on_main(lambda: run.finished):
             with stop_requests():
-                _Training(config, run, changes, engine, data, fork, console, allow_inexact).run_to_end()
+                _started(config, run, changes, engine, data, fork, console, allow_inexact).run_to_end()
         return engine.on_main(lambda: summary(run))
     except Interrupted:
         raise
@@ -87,6 +98,23 @@ def train(
         raise
     finally:
         run.close()
+
+
+def _started(config: RunConfig, run: RunDirectory, *rest: Any) -> "_Training":
+    """A run that is ready to train.
+
+    Raises:
+        Interrupted: a signal asked to stop before that; nothing is lost.
+        TrainingError: it does not fit into memory.
+    """
+    try:
+        with memory_advice(config, 0, "at the start"):
+            return _Training(config, run, *rest)
+    except StopAsked:
+        raise Interrupted(
+            f"{config.name}: stopped before its first step in {run.path}; the same command begins it (for train: with "
+            "--resume)"
+        ) from None
 
 
 def summary(run: RunDirectory) -> RunSummary:
@@ -118,51 +146,64 @@ class _Training:
         self.run, self.config, self.engine = run, config, engine
         self.console = console if engine.is_main else RunConsole(quiet=True)
         self.poll = partial(stop_if_asked, engine.any)
+        self.share = share_of_batch(engine, config)
         base = load_base(config.base)
         check_fits(config, base.model.config)
         self.data = data or self._prepare(base.tokenizer)
         self.poll()
         surroundings = environment(config.execution, engine.device, engine.world_size)
         origin = Origin(base=base, data=self.data, environment=surroundings, fork=fork)
-        begun = engine.on_main(lambda: has_begun(run))  # asked once: the first process is about to change it
-        if begun:
+        self._begin(origin, changes, allow_inexact)
+
+    def _begin(self, origin: Origin, changes: Sequence[Change], allow_inexact: bool) -> None:
+        """Make what trains, write down what it is made from, and go on from where the run was."""
+        run, engine, config = self.run, self.engine, self.config
+        begun = engine.on_main(lambda: progress_of(run))  # asked once: the first process is about to change it
+        if begun is not None:
             origin, changes = run_origin(run, engine, origin, changes, allow_inexact=allow_inexact)
-        start = starting_model(config, base, self.data, origin.fork)
-        if not begun:
-            engine.on_main(lambda: self._begin(manifest(origin, start), start.ancestor))
+        start = first_model(config, origin, begun)
         self.model = start.model.to(engine.device)
         with engine.autocast():
             check_model(self.model, seed=config.seed)
-        forward = engine.wrap(self.model)
-        self.optimizer = make_optimizer(self.model, config.optimizer)
-        self.balance = self._balance()
-        self.stepper = Stepper(
-            self.model,
-            self.optimizer,
-            micro_batch_size=config.training.micro_batch_size,
-            clip_norm=config.optimizer.clip_norm,
-            engine=engine,
-            forward=forward,
-            balance=self.balance,
-            running_counts=config.moe is not None and config.moe.balance_counts == "running",
-            poll=self.poll,
-        )
-        self.collapse = self._detector()
-        self.looks = evaluation_steps(config.training.steps, config.training.evaluations)
-        self.step = self.updates = self.skipped = 0
-        self.share = engine.slice_of(config.training.batch_size)
         self.sinks = open_sinks(
             config.execution.trackers if engine.is_main else (),
             run.path,
             f"{config.name}-seed-{config.seed}",
             to_dict(config),
         )
+        if begun is None:
+            engine.on_main(lambda: self._write_manifest(manifest(origin, start), start.ancestor))
+        self._make_parts(engine.wrap(self.model))
         self._restore(origin, changes)
+
+    def _make_parts(self, forward: nn.Module) -> None:
+        """What takes steps and looks, at step 0."""
+        config, moe, training = self.config, self.config.moe, self.config.training
+        self.optimizer = make_optimizer(self.model, config.optimizer)
+        self.balance = BalanceStatistics(moe.balance_window, moe.balance_decay, moe.bias_rate) if moe else None
+        self.stepper = Stepper(
+            self.model,
+            self.optimizer,
+            micro_batch_size=training.micro_batch_size,
+            clip_norm=config.optimizer.clip_norm,
+            engine=self.engine,
+            forward=forward,
+            balance=self.balance,
+            running_counts=moe is not None and moe.balance_counts == "running",
+            poll=self.poll,
+        )
+        self.collapse = CollapseDetector(moe.num_experts, moe.top_k, rule=training.collapse_rule) if moe else None
+        self.looks = Looks(config, self.run, self.engine, self.model, self.data, self.sinks, self.poll)
+        self.steps_to_look = evaluation_steps(training.steps, training.evaluations)
+        self.step = self.updates = self.skipped = 0
+        self.best: dict[str, Any] | None = None
+        self.inexact = False
 
     def run_to_end(self) -> None:
         """Look, step, save, look … until the last step, a collapse that may end the run, or a request to stop."""
         training = self.config.training
         self.console.start(self.config.name, training.steps, training.batch_size * self.config.data.block_size)
+        self._refuse_stuck("as at the stop before")
         try:
             self._finish_step()
             while self._ending() is None:
@@ -196,7 +237,7 @@ class _Training:
             share=self.share,
         )
         try:
-            with memory_advice(self.config, self.step + 1, "in the update"):
+            with self._memory("in the update", self.step + 1):
                 metrics = self.stepper.take(batch)
         except NotFinite as fault:
             self._skip(fault)
@@ -215,26 +256,21 @@ class _Training:
         event = {"cause": fault.cause, "layer": fault.layer, "in_a_row": self.skipped}
         self.run.append(METRICS, {"event": "skipped", "step": self.step} | event)
         self.console.note(f"step {self.step} skipped: {fault.cause}")
-        if self.skipped < self.config.training.max_skipped:
-            return
-        path = self.run.path / DIAGNOSIS
-        self.engine.on_main(lambda: write_json(path, self._diagnosis(fault)))
-        raise TrainingError(
-            f"{self.skipped} steps in a row, up to step {self.step}, were not finite ({fault.cause}); the weights are "
-            f"those of step {self.step - self.skipped}. {path} says more. Start another run with a lower "
-            f"optimizer.learning_rate (it was {self._learning_rate():.3g} here), from the last checkpoint with --from"
-        )
+        if self.skipped >= self.config.training.max_skipped:
+            self._save()
+            path = self.run.path / DIAGNOSIS
+            self.engine.on_main(lambda: write_json(path, diagnosis(self.config, self.run.read(METRICS), fault)))
+            self._refuse_stuck(fault.cause)
 
-    def _diagnosis(self, fault: NotFinite) -> dict[str, Any]:
-        lines = list(self.run.read(METRICS))
-        return {
-            "step": self.step,
-            "cause": fault.cause,
-            "layer": fault.layer,
-            "skipped": [line for line in lines if line["event"] == "skipped"],
-            "last_metrics": next((line for line in reversed(lines) if line["event"] == "step"), None),
-            "config": to_dict(self.config),
-        }
+    def _refuse_stuck(self, cause: str) -> None:
+        """Raises TrainingError once too many steps in a row were skipped, also when such a run is continued."""
+        if self.skipped >= self.config.training.max_skipped:
+            rate = self.config.optimizer.learning_rate
+            raise TrainingError(
+                f"{self.skipped} steps in a row, up to step {self.step}, were not finite ({cause}); the weights are "
+                f"those of step {self.step - self.skipped}. {self.run.path / DIAGNOSIS} says more. Start another run "
+                f"from them (train --from {self.run.path}) with an optimizer.learning_rate below {rate:g}"
+            )
 
     def _record_step(self, metrics: dict[str, Any], tokens: int, seconds: float) -> None:
         self.run.append(METRICS, {"event": "step", "step": self.step} | metrics)
@@ -261,49 +297,14 @@ class _Training:
         ends = self._ending() is not None
         if self.step > 0 and (ends or self.step % self.config.training.checkpoint_every == 0):
             self._save()
-        if ends or self.step in self.looks:
-            with memory_advice(self.config, self.step, "in the evaluation"):
-                self._look()
+        if ends or self.step in self.steps_to_look:
+            with self._memory("in the evaluation"):
+                loss = self.looks.take(self.step, ends=ends or self.step == 0, inexact=self.inexact)
+            if self.best is None or loss < self.best["lm_loss_macro"]:
+                self.best = {"step": self.step, "lm_loss_macro": loss}
 
-    # Looks
-
-    def _look(self) -> None:
-        """Evaluate on dev and trace the probe set; at both ends also on test, with fresh gates."""
-        ends = self.step == 0 or self._ending() is not None
-        self._evaluate("dev", self.config.data.dev_blocks)
-        if ends:
-            self._evaluate("test", self.config.data.test_blocks)
-        began = time.perf_counter()
-        with self.engine.autocast():
-            write_trace(
-                self.model,
-                self.data,
-                self.run.traces if self.engine.is_main else None,
-                step=self.step,
-                device=self.engine.device,
-                fresh_gates=ends,
-                inexact=self.inexact,
-                full=self.engine.full,
-                poll=self.poll,
-            )
-        self._time("trace", began)
-        self.sinks.log_gpu_memory(self.step)
-
-    def _evaluate(self, split: Any, blocks: int) -> None:
-        began, documents = time.perf_counter(), self.data.split(split)
-        with self.engine.autocast():
-            scores = evaluate(
-                self.model, self.data, documents, device=self.engine.device, per_domain=blocks, poll=self.poll
-            )
-        self.run.append(METRICS, {"event": "evaluation", "step": self.step, "split": split} | scores)
-        losses = {f"{split}/lm_loss_{domain}": loss for domain, loss in scores["lm_loss"].items()}
-        self.sinks.log_step(self.step, {f"{split}/lm_loss_macro": scores["lm_loss_macro"]} | losses)
-        self._time("evaluation", began)
-
-    def _time(self, event: str, began: float) -> None:
-        seconds = time.perf_counter() - began
-        memory = {"peak_memory_mib": round(peak_memory_mib(), 1)} | memory_mib()
-        self.run.append(TIMINGS, {"event": event, "step": self.step, "seconds": seconds} | memory)
+    def _memory(self, doing: str, step: int | None = None) -> AbstractContextManager[None]:
+        return memory_advice(self.config, self.step if step is None else step, doing, self.engine.world_size)
 
     def _ending(self) -> dict[str, Any] | None:
         """Why the run ends at this step, if it does."""
@@ -311,23 +312,13 @@ class _Training:
             for layer, watch in self.collapse.layers.items():
                 if watch.state == "collapsed":
                     return {"reason": "collapse"} | self._last_collapse(layer)
-        return {"reason": "finished"} if self.step == self.config.training.steps else None
+        return {"reason": "finished"} if self.step >= self.config.training.steps else None
 
     def _last_collapse(self, layer: int) -> dict[str, Any]:
         if not self.run.recording:
             return {}
         events = [line for line in self.run.read(METRICS) if line["event"] == "collapse" and line["layer"] == layer]
         return {"layer": layer, "expert": events[-1]["expert"], "detail": events[-1]["reason"]}
-
-    def _detector(self) -> CollapseDetector | None:
-        moe = self.config.moe
-        if moe is None:
-            return None
-        return CollapseDetector(moe.num_experts, moe.top_k, rule=self.config.training.collapse_rule)
-
-    def _balance(self) -> BalanceStatistics | None:
-        moe = self.config.moe
-        return None if moe is None else BalanceStatistics(moe.balance_window, moe.balance_decay, moe.bias_rate)
 
     # Beginning, saving, going on
 
@@ -343,61 +334,58 @@ class _Training:
             self.engine.on_main(lambda: prepared.append(read()))
             return prepared[0]
         self.engine.on_main(lambda: None)
-        return read()
+        with deferred_stops():
+            return read()
 
-    def _begin(self, values: dict[str, Any], ancestor: Any) -> None:
+    def _write_manifest(self, values: dict[str, Any], ancestor: Any) -> None:
         if ancestor is not None:
             save_ancestor(self.run.path, ancestor)
         self.run.write_manifest(values)
 
     def _state(self) -> dict[str, Any]:
         """What the next step depends on besides weights, moments, data and configuration."""
-        ended = self._ending() is not None
         return {
             "step": self.step,
             "updates": self.updates,
             "skipped_in_a_row": self.skipped,
-            "schedule": {"learning_rate": 0.0 if ended else self._learning_rate()},
+            "schedule": {"learning_rate": self._learning_rate()},
             "balance": None if self.balance is None else self.balance.to_state(),
             "collapse": None if self.collapse is None else self.collapse.to_state(),
-            "best_evaluation": self._best_evaluation(),
+            "best_evaluation": self.best,
         }
-
-    def _best_evaluation(self) -> dict[str, Any] | None:
-        """The lowest macro LM loss on dev, in nats a token, of the looks before this step."""
-        looks = [
-            {"step": line["step"], "lm_loss_macro": line["lm_loss_macro"]}
-            for line in self.run.read(METRICS)
-            if line["event"] == "evaluation" and line["split"] == "dev" and line["step"] < self.step
-        ]
-        return min(looks, key=lambda look: look["lm_loss_macro"], default=None)
 
     def _save(self) -> None:
         """A checkpoint of this step; the processes gather it, and the first one writes."""
-        with memory_advice(self.config, self.step, "while saving"):
-            weights = checkpoints.model_tensors(self.model, self.engine.full)
-            moments = checkpoints.optimizer_tensors(self.optimizer, self.engine.full)
+        with self._memory("while saving"):
+            weights = tensors.model_tensors(self.model, self.engine.full)
+            moments = tensors.optimizer_tensors(self.optimizer, self.engine.full)
             self.engine.on_main(lambda: self._write_checkpoint(weights, moments))
 
     def _write_checkpoint(self, weights: dict[str, Any], moments: dict[str, Any]) -> None:
         self.run.sync_records()
-        folder, values = self.run.checkpoints, self.run.read_manifest()
+        about = checkpoint_origin(self.config, self.run.read_manifest())
         newest = checkpoints.save_checkpoint(
-            folder, self.model.config, weights, moments, self._state(), checkpoint_origin(self.config, values)
+            self.run.checkpoints, self.model.config, weights, moments, self._state(), about
         )
         checkpoints.remove_old_checkpoints(newest, self.config.training.keep_checkpoints)
 
     def _restore(self, origin: Origin, changes: Sequence[Change]) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
-        state = restore(self.run, self.engine, self.model, self.optimizer, self.looks, self.console.warn)
-        step = 0 if state is None else state["step"]
+        last = self.config.training.steps
+        state = restore(self.run, self.engine, self.model, self.optimizer, last, self.console.warn)
+        step = 0 if state is None else int(state["step"])
         self.engine.on_main(lambda: record_changes(self.run, self.config, origin, changes, step))
         self.inexact = bool(self.run.read_manifest()["inexact"])
         if state is None:
             return
-        self.step, self.updates = int(state["step"]), int(state["updates"])
+        self.step, self.updates, self.best = step, int(state["updates"]), state["best_evaluation"]
         self.skipped = int(state["skipped_in_a_row"])
         if self.collapse is not None:
             self.collapse.restore(state["collapse"])
         if self.balance is not None:
             self.balance.restore(state["balance"])
+        if not self.inexact and state["schedule"]["learning_rate"] != self._learning_rate():
+            raise CheckpointError(
+                f"the checkpoint of step {step} goes on at learning rate {state['schedule']['learning_rate']}, this "
+                f"version at {self._learning_rate()}: continue with the version that wrote it, or with --allow-inexact"
+            )

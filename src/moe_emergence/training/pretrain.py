@@ -16,15 +16,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from moe_emergence.config import ExecutionConfig, OptimizerConfig
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.data.tokenizer import END_OF_TEXT
-from moe_emergence.errors import Interrupted, RunDirectoryError
+from moe_emergence.errors import ConfigError, Interrupted, RunDirectoryError
 from moe_emergence.interrupt import StopAsked, stop_requests
 from moe_emergence.tracking.console import RunConsole
 from moe_emergence.training.checkpoint import (
-    load_optimizer,
-    load_weights,
-    model_tensors,
     newest_whole_checkpoint,
-    optimizer_tensors,
     read_checkpoint,
     remove_old_checkpoints,
     remove_partial_checkpoints,
@@ -35,9 +31,10 @@ from moe_emergence.training.evaluation import evaluate
 from moe_emergence.training.model_card import model_card
 from moe_emergence.training.optimizer import make_optimizer, set_learning_rate
 from moe_emergence.training.recipe import BaseRecipe
-from moe_emergence.training.run_directory import write_json
+from moe_emergence.training.run_directory import folder_lock, write_json
 from moe_emergence.training.runtime import environment, prepare_process
 from moe_emergence.training.step import Stepper, make_batch
+from moe_emergence.training.tensors import load_optimizer, load_weights, model_tensors, optimizer_tensors
 
 
 @dataclass
@@ -96,9 +93,16 @@ def pretrain_base(recipe: BaseRecipe, data: PreparedData, folder: Path, executio
         RunDirectoryError: `folder` holds a base of another recipe.
         Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
     """
-    _claim(folder, recipe, data)
     engine = Engine.start(execution.device, execution.precision, execution.parallel)
+    if engine.world_size > 1:
+        raise ConfigError(f"pretrain-base trains in one process, and {engine.world_size} were launched: launch one")
     prepare_process(execution)
+    with folder_lock(folder):
+        return _pretrain(recipe, data, folder, execution, engine)
+
+
+def _pretrain(recipe: BaseRecipe, data: PreparedData, folder: Path, execution: ExecutionConfig, engine: Engine) -> Path:
+    _claim(folder, recipe, data)
     model = dense_model(recipe, data.tokenizer.get_vocab_size(), int(data.manifest["end_of_text"])).to(engine.device)
     optimizer = make_optimizer(
         model, OptimizerConfig(learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay, beta2=0.95)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,7 +32,7 @@ class RunDirectory:
         self.config = config
         self.recording = True
         self._files: dict[str, TextIO] = {}
-        self._lock = FileLock(path / LOCK)
+        self._held = ExitStack()
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> "RunDirectory":
@@ -64,14 +64,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: another one does.
         """
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise RunDirectoryError(
-                f"{self.path} is in use: another process trains there. Wait for it or stop it, or choose another folder"
-            ) from None
-        except OSError as error:
-            raise RunDirectoryError(f"cannot lock {self.path / LOCK}: {error.strerror}") from error
+        self._held.enter_context(folder_lock(self.path))
 
     def changes_to(self, config: RunConfig) -> list[tuple[str, Any, Any]]:
         """The fields in which `config` differs from the run's own: (name, then, now)."""
@@ -207,14 +200,37 @@ class RunDirectory:
     def close(self) -> None:
         """Close the records and give the folder free for other processes."""
         self._close_files()
-        self._lock.release()
+        self._held.close()
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in `folder`; a killed process gives it free.
+
+    Raises:
+        RunDirectoryError: another one does, or it cannot be locked.
+    """
+    durable.make_folder(folder)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RunDirectoryError(
+            f"{folder} is in use: another process trains there. Wait for it or stop it, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise RunDirectoryError(f"cannot lock {folder / LOCK}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_used(folder: Path) -> bool:
     """Whether there is anything in it but a lock, or what a run that was killed before its first file has left."""
-    return folder.is_dir() and any(
-        path.name != LOCK and not path.name.startswith(f".{CONFIG}.") for path in folder.iterdir()
-    )
+    if not folder.is_dir():
+        return False
+    return any(path.name != LOCK and not durable.is_leftover(path) for path in folder.iterdir())
 
 
 def json_digest(values: Any) -> str:

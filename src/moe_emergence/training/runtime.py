@@ -21,12 +21,8 @@ EXACT = (*LIBRARIES, "cpu", "cpu_capability", "device", "processes", "threads")
 configuration. (The kernel's release moves no bit.)"""
 
 
-def prepare_process(config: ExecutionConfig) -> torch.device:
-    """Set threads, the allocator and determinism for this process; returns the device to compute on.
-
-    Raises:
-        ConfigError: the device asked for is not there.
-    """
+def prepare_process(config: ExecutionConfig) -> None:
+    """Set threads, the allocator and determinism for this process."""
     _keep_freed_memory()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -35,7 +31,6 @@ def prepare_process(config: ExecutionConfig) -> torch.device:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    return choose_device(config.device)
 
 
 def choose_device(name: str) -> torch.device:

@@ -19,12 +19,15 @@ from moe_emergence.models.layers import resolve_layers
 from moe_emergence.models.upcycle import UpcycleReceipt, ancestor_state, upcycle, upcycle_receipt
 from moe_emergence.moe.router import set_noise_annealing
 from moe_emergence.training import durable
-from moe_emergence.training.checkpoint import load_weights, newest_checkpoint, read_checkpoint, read_tensors
+from moe_emergence.training.checkpoint import checkpoint_name, newest_checkpoint, step_of, verified_manifest
 from moe_emergence.training.run_directory import ANCESTOR, RunDirectory
 from moe_emergence.training.runtime import EXACT
+from moe_emergence.training.tensors import MODEL, load_weights, read_tensors
 
 Change = tuple[str, Any, Any]
 """What has changed: its name, its value then, its value now."""
+BIAS = "expert_bias"
+"""The last part of the name of a router's loss-free bias."""
 RECEIPT_BLOCKS = 2
 """Dev blocks a domain that the receipt is taken on."""
 
@@ -34,8 +37,10 @@ class Start:
     """A model before its first step, and how it came about."""
 
     model: PreTrainedModel
-    receipt: UpcycleReceipt | None
-    ancestor: dict[str, torch.Tensor] | None
+    receipt: UpcycleReceipt | None = None
+    ancestor: dict[str, torch.Tensor] | None = None
+    parent: dict[str, Any] | None = None
+    """Of a fork: the `run` it comes from, the `step` of the checkpoint, and the `weights` file's sha256."""
 
 
 def check_fits(config: RunConfig, dense: GPT2Config) -> None:
@@ -92,6 +97,11 @@ def origin_changes(run: RunDirectory, origin: Origin) -> list[Change]:
 def refuse_changes(run: RunDirectory, changes: Sequence[Change]) -> None:
     """An error that names every change with both values, and what to do."""
     listed = "; ".join(f"{name} = {_short(then)}, not {_short(now)}" for name, then, now in changes)
+    if run.finished:
+        raise RunDirectoryError(
+            f"{run.path} was started with {listed}, and is finished: choose another folder, or start from its weights "
+            "with train --from"
+        )
     raise RunDirectoryError(
         f"{run.path} was started with {listed}. Continue it unchanged, or choose another folder; --allow-inexact "
         "continues it all the same, and records that its bits are not those of an uninterrupted run"
@@ -111,31 +121,50 @@ def forked_from(run: RunDirectory, fork: Path | None) -> Path | None:
         RunDirectoryError: `fork` is given and is another one.
     """
     recorded = run.read_manifest()["forked_from"]
-    parent = None if recorded is None else Path(recorded)
-    if fork is not None and fork != parent:
+    parent = None if recorded is None else Path(recorded["run"])
+    if fork is not None and fork.resolve() != parent:
         raise RunDirectoryError(f"{run.path} was not started from {fork}, but from {parent or 'the base'}")
     return parent
 
 
-def starting_model(config: RunConfig, base: Base, data: PreparedData, fork: Path | None) -> Start:
+def starting_model(
+    config: RunConfig, base: Base, data: PreparedData, fork: Path | None, recorded: dict[str, Any] | None = None
+) -> Start:
     """The base, or the weights `fork` ended with; upcycled where the run has experts and what it starts from has none.
+
+    Args:
+        recorded: of a fork that is started again, what its manifest says of its parent.
 
     Raises:
         ConfigError: a fork whose experts are not those of the run.
+        RunDirectoryError: the parent's checkpoint is not the one that was forked from.
     """
-    if fork is not None:
-        parent = RunDirectory.open_existing(fork)
-        if parent.config.moe is not None:
-            return _forked_moe(config, base, parent)
-        load_weights(_last_checkpoint(parent), base.model)
+    parent = None if fork is None else RunDirectory.open_existing(fork)
+    weights = None if parent is None else _parent_checkpoint(parent, recorded)
+    origin = None if parent is None or weights is None else _parent_record(parent, weights)
+    if recorded is not None and origin != recorded:
+        raise RunDirectoryError(
+            f"this run was forked from step {recorded['step']} of {recorded['run']}, whose weights have changed since: "
+            "restore them, or fork again in another folder"
+        )
+    if parent is not None and weights is not None and parent.config.moe is not None:
+        return _forked_moe(config, base, parent, weights, origin)
+    if weights is not None:
+        load_weights(weights, base.model)
     if config.moe is None:
-        return Start(model=base.model, receipt=None, ancestor=None)
+        return Start(model=base.model, parent=origin)
     model = _upcycled(config, base)
     return Start(
         model=model,
         receipt=upcycle_receipt(base.model, model, _receipt_batch(data)),
         ancestor=ancestor_state(base.model, model.moe_layer_indices),
+        parent=origin,
     )
+
+
+def empty_model(config: RunConfig, base: Base) -> Start:
+    """A model of the run's form, whose weights a checkpoint of its own will replace."""
+    return Start(model=base.model if config.moe is None else _upcycled(config, base))
 
 
 def _upcycled(config: RunConfig, base: Base) -> Any:
@@ -147,16 +176,28 @@ def _upcycled(config: RunConfig, base: Base) -> Any:
     return model
 
 
-def _forked_moe(config: RunConfig, base: Base, parent: RunDirectory) -> Start:
+def _forked_moe(
+    config: RunConfig, base: Base, parent: RunDirectory, weights: Path, origin: dict[str, Any] | None
+) -> Start:
+    """A loss-free bias that the parent does not have begins at 0."""
     blocks = base.model.config.n_layer
     then, now = (_experts_in_words(moe, blocks) for moe in (parent.config.moe, config.moe))
     if then != now:
         raise ConfigError(
             f"{parent.path} has {then}, this run has {now}: a fork must have the same moe.num_experts and moe.layers"
         )
+    if _has_bias(parent.config.moe) and not _has_bias(config.moe):
+        raise ConfigError(
+            f"{parent.path} has a loss-free bias, and this run's moe.bias_rate is 0, so that its routers would choose "
+            "otherwise: give moe.bias_rate"
+        )
     model: PreTrainedModel = _upcycled(config, base)
-    load_weights(_last_checkpoint(parent), model)
-    return Start(model=model, receipt=None, ancestor=read_tensors(parent.path / ANCESTOR))
+    load_weights(weights, model, may_lack=() if _has_bias(parent.config.moe) else (BIAS,))
+    return Start(model=model, ancestor=read_tensors(parent.path / ANCESTOR), parent=origin)
+
+
+def _has_bias(moe: MoEConfig | None) -> bool:
+    return moe is not None and moe.bias_rate > 0
 
 
 def _experts_in_words(moe: MoEConfig | None, blocks: int) -> str:
@@ -165,12 +206,21 @@ def _experts_in_words(moe: MoEConfig | None, blocks: int) -> str:
     return f"{moe.num_experts} experts in blocks {', '.join(map(str, resolve_layers(moe.layers, blocks)))}"
 
 
-def _last_checkpoint(run: RunDirectory) -> Path:
-    newest = newest_checkpoint(run.checkpoints)
+def _parent_checkpoint(parent: RunDirectory, recorded: dict[str, Any] | None) -> Path:
+    """The one that was forked from, or the newest for a new fork."""
+    if recorded is not None:
+        return parent.checkpoints / checkpoint_name(recorded["step"])
+    newest = newest_checkpoint(parent.checkpoints)
     if newest is None:
-        raise ConfigError(f"{run.path} has no checkpoint to start from: let it run to one first")
-    read_checkpoint(newest)
+        raise ConfigError(f"{parent.path} has no checkpoint to start from: let it run to one first")
     return newest
+
+
+def _parent_record(parent: RunDirectory, weights: Path) -> dict[str, Any] | None:
+    if not weights.exists():
+        return None
+    digest = verified_manifest(weights)["files"][MODEL]["sha256"]
+    return {"run": str(parent.path.resolve()), "step": step_of(weights), "weights": digest}
 
 
 def _receipt_batch(data: PreparedData) -> torch.Tensor:
@@ -193,7 +243,7 @@ def manifest(origin: Origin, start: Start) -> dict[str, Any]:
             "digest": origin.base.digest,
             "parameters": origin.base.model.num_parameters(),
         },
-        "forked_from": None if origin.fork is None else str(origin.fork),
+        "forked_from": start.parent,
         "receipt": None if start.receipt is None else start.receipt.to_dict(),
         "moe_layers": list(layers),
         "parameters": start.model.num_parameters(),

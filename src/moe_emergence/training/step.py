@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from moe_emergence.config import RunConfig
 from moe_emergence.data.blocks import batch_rows
 from moe_emergence.data.packing import Blocks
-from moe_emergence.errors import TrainingError
+from moe_emergence.errors import ConfigError, TrainingError
 from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM, MoECausalLMOutput, collect_aux_outputs
 from moe_emergence.moe.balancing import BalanceStatistics, parse_window, sequence_counts
@@ -80,6 +81,23 @@ def make_batch(
         tokens=torch.from_numpy(blocks.tokens[rows].astype(np.int64)).to(device),
         sequence_index=torch.arange(step * batch_size, (step + 1) * batch_size)[share],
     )
+
+
+def share_of_batch(engine: Engine, config: RunConfig) -> slice:
+    """Which of a step's sequences this process takes.
+
+    Raises:
+        ConfigError: the processes, or the micro-batches of one, would not be alike, and means of them no means.
+    """
+    training = config.training
+    share = engine.slice_of(training.batch_size)
+    size, micro = share.stop - share.start, training.micro_batch_size
+    if micro is not None and micro < size and size % micro:
+        raise ConfigError(
+            f"training.micro_batch_size must divide the {size} sequences of each of {engine.world_size} processes "
+            f"(training.batch_size is {training.batch_size}); got {micro}"
+        )
+    return share
 
 
 class NotFinite(TrainingError):
@@ -215,7 +233,8 @@ class Stepper:
     # What a step says of itself
 
     def _metrics(self, records: list[_Record], sequences: int) -> tuple[dict[str, Any], tuple[Tensor, ...]]:
-        """The balance loss is that of the step's own windows, also where its coefficient is 0 and none were counted."""
+        """The balance loss is that of the step's own windows, also where its coefficient is 0 and none were counted;
+        under running counts it is the mean of what the micro-batches saw."""
         names = list(records[0].losses)
         means = self.engine.mean(torch.stack([torch.stack([r.losses[n] for r in records]).mean() for n in names]))
         metrics: dict[str, Any] = dict(zip(names, means.tolist(), strict=True))
@@ -226,7 +245,8 @@ class Stepper:
         routes = tuple(_everywhere(route, self.engine) for route in own)
         balance = compute_load_balance_loss(routes, self.balance.loads(counts, routes[0].router_probs.dtype))
         routing = compute_router_metrics(collect_aux_outputs(MoECausalLMOutput(routes=routes)))
-        return metrics | {"load_balancing_loss": float(balance)} | routing, counts
+        own_windows = {} if self.running_counts else {"load_balancing_loss": float(balance)}
+        return metrics | own_windows | routing, counts
 
     def _require_finite(self, batch: Batch, values: Mapping[str, float]) -> None:
         """Every process decides alike, whatever its own share held."""

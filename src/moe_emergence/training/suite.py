@@ -22,7 +22,7 @@ from moe_emergence.models.cost import base_config, run_cost
 from moe_emergence.tracking.console import RunConsole
 from moe_emergence.training.engine import Engine
 from moe_emergence.training.loop import RunSummary, train
-from moe_emergence.training.run_directory import CONFIG, RunDirectory, write_json
+from moe_emergence.training.run_directory import CONFIG, RunDirectory, is_used, write_json
 from moe_emergence.training.start import check_fits, refuse_changes
 
 SUITE = "suite.json"
@@ -64,21 +64,30 @@ def run_suite(
     engine.on_main(lambda: _claim(suite, folder, configs, command, allow_inexact))
     data = engine.on_main(lambda: _prepare(configs, folder / "data", console))
     if workers <= 1:
-        return _one_after_another(configs, folder, data, console, allow_inexact)
+        return _one_after_another(configs, folder, data, console, engine, allow_inexact)
     return _side_by_side(configs, folder, data, workers, console, allow_inexact)
 
 
 def _one_after_another(
-    configs: Sequence[RunConfig], folder: Path, data: Path, console: RunConsole, allow_inexact: bool
+    configs: Sequence[RunConfig], folder: Path, data: Path, console: RunConsole, engine: Engine, allow_inexact: bool
 ) -> list[RunSummary]:
     done: list[RunSummary] = []
     with stop_requests() as stop:
         for config in configs:
-            if stop:  # asked for while a run was ending
+            if engine.any(bool(stop)):  # asked for while a run was ending
                 raise _interrupted(folder)
+            run = _run_folder(folder, config)
             options: dict[str, Any] = {"resume": True, "console": console, "allow_inexact": allow_inexact}
-            done.append(train(config, _run_folder(folder, config), data=load_prepared(data), **options))
+            done.append(train(_own_if_finished(config, run), run, data=load_prepared(data), **options))
     return done
+
+
+def _own_if_finished(config: RunConfig, folder: Path) -> RunConfig:
+    """A finished run is left as it is, also where the others go on under other conditions."""
+    if not (folder / CONFIG).exists():
+        return config
+    held = RunDirectory.open_existing(folder)
+    return held.config if held.finished else config
 
 
 def _interrupted(folder: Path) -> Interrupted:
@@ -99,7 +108,7 @@ def _run_folder(folder: Path, config: RunConfig) -> Path:
 
 def _claim(suite: Suite, folder: Path, configs: Sequence[RunConfig], command: str, allow_inexact: bool) -> None:
     """Refuse a folder that other runs live in, before anything is trained; then write down what the suite is."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / SUITE).exists():
+    if is_used(folder) and not (folder / SUITE).exists():
         raise RunDirectoryError(f"{folder} is not empty and holds no suite: choose another folder with --out")
     held = _held(folder / SUITE)
     if held.get("name", suite.name) != suite.name:
@@ -109,7 +118,7 @@ def _claim(suite: Suite, folder: Path, configs: Sequence[RunConfig], command: st
         if (run / CONFIG).exists():
             held_run = RunDirectory.open_existing(run)
             changes = held_run.changes_to(config)
-            if changes and (held_run.finished or not allow_inexact):
+            if changes and not allow_inexact:
                 refuse_changes(held_run, changes)
     seeds = {config.seed for config in configs} | set(held.get("seeds", ()))
     try:
@@ -215,7 +224,7 @@ def _run_arm(values: dict[str, Any], folder: str, data: str, console: RunConsole
     with stop_requests() as stop:
         try:
             return train(
-                config,
+                _own_if_finished(config, run),
                 run,
                 data=load_prepared(Path(data)),
                 resume=True,

@@ -30,7 +30,7 @@ from moe_emergence.moe.noise import keyed_normal
 from moe_emergence.moe.router import Router, routers_of
 from moe_emergence.routing import RouterOutput, expert_counts
 from moe_emergence.training import durable
-from moe_emergence.training.checkpoint import model_tensors, whole_cpu
+from moe_emergence.training.tensors import model_tensors, whole_cpu
 
 FRESH_GATES = 199
 METADATA = b"moe_emergence"
@@ -40,6 +40,12 @@ _FRESH_SEED, _FRESH_STREAM = 0, 3  # a stream no model's own gate or perturbatio
 
 def trace_name(step: int) -> str:
     return f"step-{step:06d}"
+
+
+def step_of_trace(path: Path) -> int:
+    """The step in the name of a trace or its neighbour; −1 for any other file."""
+    number = path.stem.removeprefix("step-")
+    return int(number) if path.name.startswith("step-") and number.isdigit() else -1
 
 
 @torch.no_grad()  # a sharded model takes no inference tensors

@@ -17,7 +17,8 @@ from moe_emergence.data.corpora import make_corpus
 from moe_emergence.data.documents import Document
 from moe_emergence.data.tokenizer import train_tokenizer
 from moe_emergence.models.upcycle import upcycle
-from moe_emergence.training.checkpoint import model_tensors, optimizer_tensors, save_checkpoint
+from moe_emergence.training.checkpoint import save_checkpoint
+from moe_emergence.training.tensors import model_tensors, optimizer_tensors
 
 torch.set_num_threads(1)
 CONTEXT = 24
@@ -137,6 +138,10 @@ def test_a_run_gives_its_newest_checkpoint(base: Path, tmp_path: Path, capsys: p
     for folder in (run, run / "checkpoints" / "step-000003"):
         assert cli.main(["generate", str(folder), "the sea", "--max-new-tokens", "2"]) == 0
         assert capsys.readouterr().out.count("\n+ ") == 2
+    weights = run / "checkpoints" / "step-000005" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert cli.main(["generate", str(run), "the sea"]) == 2
+    assert f"error: {weights} is damaged" in capsys.readouterr().err
 
 
 def test_a_dense_model_generates_too(base: Path, capsys: pytest.CaptureFixture[str]) -> None:

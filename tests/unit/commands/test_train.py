@@ -170,3 +170,9 @@ def test_of_several_processes_one_reports(
     assert cli.main(["train", "--out", str(tmp_path / "run")]) == 0
     assert len(calls) == 1
     assert capsys.readouterr().out == ""
+
+
+def test_a_file_of_fields_begins_a_run_that_is_to_be_continued_and_is_not_there(yaml: Path, tmp_path: Path) -> None:
+    """A scheduler gives the same command again and again, also before the first file was written."""
+    run = _config("--config", str(yaml), "--resume", "--out", str(tmp_path / "new"))
+    assert run.training.steps == 11

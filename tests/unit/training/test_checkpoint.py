@@ -21,15 +21,9 @@ from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
 from moe_emergence.training import checkpoint, durable
 from moe_emergence.training.checkpoint import (
     MANIFEST,
-    MODEL,
-    OPTIMIZER,
     STATE,
-    load_optimizer,
-    load_weights,
-    model_tensors,
     newest_checkpoint,
     newest_whole_checkpoint,
-    optimizer_tensors,
     read_checkpoint,
     remove_old_checkpoints,
     remove_partial_checkpoints,
@@ -38,6 +32,14 @@ from moe_emergence.training.checkpoint import (
 from moe_emergence.training.engine import Engine
 from moe_emergence.training.optimizer import make_optimizer
 from moe_emergence.training.step import Stepper, make_batch
+from moe_emergence.training.tensors import (
+    MODEL,
+    OPTIMIZER,
+    load_optimizer,
+    load_weights,
+    model_tensors,
+    optimizer_tensors,
+)
 
 MakeMoE = Callable[..., GPT2MoEForCausalLM]
 FILES = (MODEL, OPTIMIZER, STATE, "config.json")
@@ -376,3 +378,19 @@ def test_a_manifest_lists_every_file(dense: GPT2LMHeadModel, toy_data: PreparedD
     listed = json.loads((folder / MANIFEST).read_text())["files"]
     assert set(listed) == found(folder) - {MANIFEST}
     assert all(entry["bytes"] == (folder / name).stat().st_size for name, entry in listed.items())
+
+
+def test_a_file_that_cannot_be_read_is_damage_too(several: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, said = checkpoint._sha256, list[str]()
+
+    def sha256(path: Path) -> str:
+        if path.parent.name == "step-1000000":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "_sha256", sha256)
+    (several / "step-999999" / MODEL).unlink()
+    (several / "step-999999" / MODEL).symlink_to("nowhere")
+    assert newest_whole_checkpoint(several, said.append) == several / "step-000010"
+    assert "step-1000000 cannot be read: Input/output error" in said[0]
+    assert "step-999999 cannot be read: No such file" in said[1]

@@ -43,7 +43,7 @@ def test_the_source_is_the_last_bad_gradient(
     [
         (
             {"batch_size": 8},
-            r"holds 8 of the step's 8 sequences: .*--training\.micro_batch_size 4 --resume",
+            r"holds 8 of the step's 8 sequences: .*--training\.micro_batch_size 4 --allow-inexact",
         ),
         ({"batch_size": 6, "micro_batch_size": 3}, r"holds 3 of the step's 6 .*--training\.micro_batch_size 1 "),
         ({"batch_size": 6, "micro_batch_size": 1}, r"One sequence of 32 tokens .*shorten data\.block_size"),

@@ -1,5 +1,6 @@
 """A run as a whole on the toy corpus: what it records, how it ends, what it may start from."""
 
+import hashlib
 import json
 import math
 import os
@@ -17,10 +18,11 @@ from moe_emergence.data.blocks import PreparedData
 from moe_emergence.errors import CheckpointError, ConfigError, DataError, Interrupted, RunDirectoryError, TrainingError
 from moe_emergence.models.base import load_base, weights_digest
 from moe_emergence.tracking.console import RunConsole
-from moe_emergence.training import collapse, loop
-from moe_emergence.training.checkpoint import MODEL
+from moe_emergence.training import collapse
+from moe_emergence.training import resume as resuming
 from moe_emergence.training.loop import RunSummary, train
 from moe_emergence.training.step import Batch, Stepper
+from moe_emergence.training.tensors import MODEL
 from moe_emergence.training.trace import METADATA
 
 Config = Callable[..., RunConfig]
@@ -210,7 +212,7 @@ def test_prepares_the_data_itself_where_none_is_given(
 def collapsing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Windows of one step, and a router that sends nearly every token to expert 2."""
     monkeypatch.setattr(collapse.CollapseDetector, "__init__", _with_window(128))
-    real = loop.starting_model
+    real = resuming.starting_model
 
     def start(*arguments: Any, **options: Any) -> Any:
         begun = real(*arguments, **options)
@@ -221,7 +223,7 @@ def collapsing(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             gate[[0, 1, 3]] = -gate[2]
         return begun
 
-    monkeypatch.setattr(loop, "starting_model", start)
+    monkeypatch.setattr(resuming, "starting_model", start)
     return {"noise_std": 0.0, "balance_coef": 0.0, "z_coef": 0.0}
 
 
@@ -288,7 +290,8 @@ def test_a_fork_starts_from_the_last_weights(toy_config: Config, run: Train, fin
     assert child["lm_loss"] == pytest.approx(parent["lm_loss"], rel=1e-6)
     assert child["routing"][0]["assignments"] == parent["routing"][0]["assignments"]
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["forked_from"] == str(finished)
+    weights = hashlib.sha256((finished / "checkpoints" / "step-000006" / MODEL).read_bytes()).hexdigest()
+    assert manifest["forked_from"] == {"run": str(finished.resolve()), "step": 6, "weights": weights}
     assert (folder / "ancestor.safetensors").read_bytes() == (finished / "ancestor.safetensors").read_bytes()
 
 

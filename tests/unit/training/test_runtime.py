@@ -50,7 +50,8 @@ def test_keys_depend_on_all_parts() -> None:
 
 
 def test_the_environment_is_plain_json() -> None:
-    device = prepare_process(ExecutionConfig(device="cpu", threads=1))
+    prepare_process(ExecutionConfig(device="cpu", threads=1))
+    device = choose_device("cpu")
     found = environment(ExecutionConfig(device="cpu"), device)
     assert json.loads(json.dumps(found)) == found
     assert (found["device"], found["threads"], found["experts_implementation"]) == ("cpu", 1, "grouped_mm")

@@ -10,13 +10,13 @@ from transformers import GPT2LMHeadModel
 
 from moe_emergence.config import OptimizerConfig
 from moe_emergence.data.blocks import PreparedData, batch_rows
-from moe_emergence.errors import TrainingError
+from moe_emergence.errors import ConfigError, TrainingError
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
 from moe_emergence.moe.balancing import BalanceStatistics
 from moe_emergence.moe.router import set_noise_annealing
 from moe_emergence.training.engine import Engine
 from moe_emergence.training.optimizer import make_optimizer
-from moe_emergence.training.step import Batch, NotFinite, Stepper, make_batch
+from moe_emergence.training.step import Batch, NotFinite, Stepper, make_batch, share_of_batch
 
 CPU = torch.device("cpu")
 MakeMoE = Callable[..., GPT2MoEForCausalLM]
@@ -238,3 +238,32 @@ def test_what_is_not_finite_elsewhere_is_refused_here_too(
     with pytest.raises(NotFinite, match="a value not finite"):
         one_step(dense, batch_of(toy_data), cut=4)
     assert all(torch.equal(p, before[name]) for name, p in dense.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "processes", "fits"),
+    [(8, None, 2, True), (8, 2, 2, True), (8, 4, 2, True), (8, 8, 2, True), (12, 4, 2, False), (12, 3, 2, True)],
+)
+def test_micro_batches_must_divide_what_a_process_takes(
+    toy_config: Callable[..., Any], batch: int, micro: int | None, processes: int, fits: bool
+) -> None:
+    """Else a mean of their means is not the mean of the step."""
+    engine = Engine.start("cpu", "fp32", "ddp")
+    engine.world_size, engine.rank = processes, 1
+    config = toy_config(training={"batch_size": batch, "micro_batch_size": micro})
+    if fits:
+        assert share_of_batch(engine, config) == slice(batch // 2, batch)
+    else:
+        with pytest.raises(ConfigError, match=r"must divide the 6 sequences of each of 2 processes .* is 12\); got 4"):
+            share_of_batch(engine, config)
+
+
+def test_under_running_counts_the_balance_loss_reported_is_that_of_the_objective(
+    make_moe: MakeMoE, toy_data: PreparedData
+) -> None:
+    model = make_moe(torch.float64, balance_coef=1.0, z_coef=0.0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    steps = stepper(model, optimizer, cut=2)
+    steps.running_counts = True
+    metrics = steps.take(batch_of(toy_data))
+    assert metrics["objective"] == pytest.approx(metrics["lm_loss"] + metrics["load_balancing_loss"], rel=1e-12)

@@ -240,3 +240,9 @@ def test_runs_side_by_side_get_one_thread_each_unless_told_otherwise(two_arms: S
 
 def test_describe_names_no_change_of_a_baseline(two_arms: Suite) -> None:
     assert describe(two_arms, (1,), "")["arms"][0]["changes"] == {}
+
+
+def test_what_a_kill_in_the_very_first_write_left_keeps_nobody_out(two_arms: Suite, tmp_path: Path) -> None:
+    (tmp_path / "pair").mkdir()
+    (tmp_path / "pair" / ".suite.json.12345").write_text("{")
+    assert [summary.reason for summary in call(two_arms, tmp_path / "pair")] == ["finished", "finished"]
