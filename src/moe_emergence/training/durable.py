@@ -1,16 +1,14 @@
-"""Writing so that it lasts: what is named here is on the disk, whole, when the call returns."""
+"""Writing so that it lasts: what is named here is on the disk, whole, when the call returns. No torch."""
 
 import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor
 
 from moe_emergence.errors import RunDirectoryError
 
@@ -58,12 +56,6 @@ def write_text(path: Path, text: str) -> None:
     """Replace `path` by a file of this text."""
     with replacing(path, len(text.encode())) as temporary:
         temporary.write_text(text, "utf-8")
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Replace `path` by a safetensors file."""
-    with replacing(path, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
-        save_file(dict(tensors), temporary)
 
 
 def make_folder(folder: Path) -> None:

@@ -18,11 +18,10 @@ from moe_emergence.models.base import Base
 from moe_emergence.models.layers import resolve_layers
 from moe_emergence.models.upcycle import UpcycleReceipt, ancestor_state, upcycle, upcycle_receipt
 from moe_emergence.moe.router import set_noise_annealing
-from moe_emergence.training import durable
 from moe_emergence.training.checkpoint import checkpoint_name, newest_checkpoint, step_of, verified_manifest
 from moe_emergence.training.run_directory import ANCESTOR, RunDirectory
 from moe_emergence.training.runtime import EXACT
-from moe_emergence.training.tensors import MODEL, load_weights, read_tensors
+from moe_emergence.training.tensors import MODEL, load_weights, read_tensors, write_tensors
 
 Change = tuple[str, Any, Any]
 """What has changed: its name, its value then, its value now."""
@@ -288,4 +287,4 @@ def git_commit() -> str | None:
 
 def save_ancestor(folder: Path, ancestor: dict[str, torch.Tensor]) -> None:
     """Keep the MLPs that the experts came from, for analyses that revert an expert to it."""
-    durable.write_tensors(folder / ANCESTOR, ancestor)
+    write_tensors(folder / ANCESTOR, ancestor)

@@ -1,14 +1,15 @@
 """A model's and an optimizer's tensors, to files and back: by name, whole, and checked before anything is copied."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from moe_emergence.errors import CheckpointError
+from moe_emergence.training import durable
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 
@@ -119,6 +120,12 @@ def _check_form(path: Path, name: str, saved: Tensor, wanted: Tensor) -> None:
         raise CheckpointError(f"{path}: {name} has shape {tuple(saved.shape)}, the model's {tuple(wanted.shape)}")
     if saved.dtype != wanted.dtype:
         raise CheckpointError(f"{path}: {name} is {saved.dtype}, the model's {wanted.dtype}")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Replace `path` by a safetensors file."""
+    with durable.replacing(path, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
+        save_file(dict(tensors), temporary)
 
 
 def listed(names: list[str]) -> str:

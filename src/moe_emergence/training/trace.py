@@ -30,7 +30,7 @@ from moe_emergence.moe.noise import keyed_normal
 from moe_emergence.moe.router import Router, routers_of
 from moe_emergence.routing import RouterOutput, expert_counts
 from moe_emergence.training import durable
-from moe_emergence.training.tensors import model_tensors, whole_cpu
+from moe_emergence.training.tensors import model_tensors, whole_cpu, write_tensors
 
 FRESH_GATES = 199
 METADATA = b"moe_emergence"
@@ -98,7 +98,7 @@ def write_trace(
     path = folder / f"{trace_name(step)}.parquet"
     if beside:
         tensors = {name: torch.from_numpy(values) for name, values in beside.items()}
-        durable.write_tensors(path.with_suffix(".safetensors"), tensors)
+        write_tensors(path.with_suffix(".safetensors"), tensors)
     _write_parquet(table.arrow(metadata), path)
     return path
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from moe_emergence.errors import RunDirectoryError
 from moe_emergence.training import durable
+from moe_emergence.training.tensors import write_tensors
 
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,10 +39,10 @@ def _failing(number: int) -> Callable[..., None]:
 
 def test_tensors_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
-    durable.write_tensors(path, {"a": torch.ones(3)})
+    write_tensors(path, {"a": torch.ones(3)})
     monkeypatch.setattr(os, "replace", _failing(errno.EIO))
     with pytest.raises(RunDirectoryError, match=r"cannot write 16 bytes to .*a\.safetensors: Input/output error"):
-        durable.write_tensors(path, {"a": torch.zeros(4)})
+        write_tensors(path, {"a": torch.zeros(4)})
     assert torch.equal(load_file(path)["a"], torch.ones(3))
 
 
