@@ -44,9 +44,9 @@ class Tally:
 def test_killed_runs_end_bit_equal(
     runs: Runs, forty: dict[str, RunConfig], folders: Iterator[Path], full: bool, figure: Callable[[str], None]
 ) -> None:
-    """60 runs and 300 kills (10 and 50 in the short form), 15 % of them inside a save."""
+    """60 runs and 300 kills (6 and 30 in the short form), 15 % of them inside a save."""
     tally, draw = Tally(), random.Random(2026)
-    wanted_runs, wanted_kills = (60, 300) if full else (10, 50)
+    wanted_runs, wanted_kills = (60, 300) if full else (6, 30)
     configs = list(forty.items())
     while tally.runs < wanted_runs or tally.kills < wanted_kills:
         name, config = configs[tally.runs % len(configs)]

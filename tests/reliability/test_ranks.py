@@ -128,7 +128,7 @@ def test_two_processes_are_one_but_for_rounding(
     ("parallel", "processes", "dying", "step"),
     [
         ("ddp", 3, [1], 5),
-        ("fsdp2", 2, [0], 5),
+        pytest.param("fsdp2", 2, [0], 5, marks=pytest.mark.long),
         pytest.param("ddp", 2, [0], 2, marks=pytest.mark.long),
         pytest.param("ddp", 2, [1], 5, marks=pytest.mark.long),
         pytest.param("ddp", 2, [0, 1], 7, marks=pytest.mark.long),
@@ -158,7 +158,7 @@ def test_a_death_hangs_nobody_and_costs_nothing(
     figure(f"{processes} processes, {parallel}: {who} killed in step {step}, no hang, bit-equal after resume")
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp2", marks=pytest.mark.long)])
 def test_nan_in_one_process_is_skipped_in_all(
     whole: Callable[..., tuple[RunConfig, Path, float]],
     parallel: str,

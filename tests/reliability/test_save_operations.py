@@ -22,7 +22,7 @@ def config(toy_config: Callable[..., RunConfig]) -> RunConfig:
     return toy_config(training={"steps": 10, "checkpoint_every": 3, "keep_checkpoints": 1, "evaluations": 4})
 
 
-Operation = tuple[str, str, str, str, bool]
+Operation = tuple[str, str, str, str, bool, int]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def points(operations: list[Operation], full: bool) -> list[tuple[int, bool]]:
 
 def test_a_save_has_the_operations_it_needs(operations: list[Operation]) -> None:
     """Else the tests below would die nowhere: both writers, the rename, the removal."""
-    kinds = {kind for kind, _, _, phase, _ in operations if phase == "save"}
+    kinds = {kind for kind, _, _, phase, *_ in operations if phase == "save"}
     assert kinds >= {"mkdir", "open", "write"}
     assert kinds & {"rename", "replace"}
     assert kinds & {"unlink", "rmdir"}
