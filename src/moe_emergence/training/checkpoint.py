@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig
 
 from moe_emergence.errors import CheckpointError, RunDirectoryError
 from moe_emergence.training import durable
@@ -38,7 +38,7 @@ def checkpoint_name(step: int) -> str:
 
 def save_checkpoint(
     folder: Path,
-    config: PreTrainedModel,
+    config: PreTrainedConfig,
     weights: Mapping[str, Tensor],
     moments: Mapping[str, Tensor],
     state: Mapping[str, Any],
@@ -78,7 +78,7 @@ def save_checkpoint(
 
 def _write_files(
     partial: Path,
-    config: Any,
+    config: PreTrainedConfig,
     weights: Mapping[str, Tensor],
     moments: Mapping[str, Tensor],
     state: Mapping[str, Any],
