@@ -110,13 +110,24 @@ class RunDirectory:
         write_json(self.path / MANIFEST, values)
 
     def read_manifest(self) -> dict[str, Any]:
-        """What the run's results are to be traced to."""
+        """What the run's results are to be traced to.
+
+        Raises:
+            RunDirectoryError: it cannot be read, or was written by a version that kept other things.
+        """
         try:
-            return dict(json.loads((self.path / MANIFEST).read_text("utf-8")))
+            values = dict(json.loads((self.path / MANIFEST).read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise RunDirectoryError(
                 f"{self.path / MANIFEST} cannot be read ({error}): restore it, or start the run in another folder"
             ) from error
+        lacking = [key for key in ("environment", "data", "base", "forked_from", "inexact") if key not in values]
+        if lacking:
+            raise RunDirectoryError(
+                f"{self.path / MANIFEST} lacks {', '.join(lacking)}: another version wrote it. Continue with that "
+                "version, or start the run in another folder"
+            )
+        return values
 
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Add one JSON line to `metrics.jsonl` or `timings.jsonl`, flushed."""

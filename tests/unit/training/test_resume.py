@@ -215,6 +215,16 @@ def test_a_finished_run_is_not_told_to_go_on_inexactly(toy_config: Config, run: 
     assert "--allow-inexact" not in str(said.value)
 
 
+def test_a_run_of_another_version_is_refused_by_what_its_manifest_lacks(
+    toy_config: Config, run: Run, stopped: Run, tmp_path: Path
+) -> None:
+    folder = stopped(toy_config(), tmp_path / "run", 3)
+    values = {key: value for key, value in manifest(folder).items() if key != "inexact"}
+    (folder / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(RunDirectoryError, match=r"manifest\.json lacks inexact: another version wrote it"):
+        run(toy_config(), folder, resume=True)
+
+
 # Before the first step
 
 
