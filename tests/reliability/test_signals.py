@@ -103,7 +103,7 @@ def suite_command(folder: Path, base: Path, corpus: Path) -> list[str]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("number", "phase"), zip(SIGNALS, ["analysis", "report", "analysis"], strict=True))
+@pytest.mark.parametrize(("number", "phase"), list(zip(SIGNALS, ["analysis", "report", "analysis"], strict=True)))
 def test_a_signal_in_analysis_and_report(
     zygote: Zygote, suite: Path, full: bool, case_of: Callable[[str], None], number: signal.Signals, phase: str
 ) -> None:
