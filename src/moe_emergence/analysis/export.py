@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moe_emergence.analysis.files import replace_file
-from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.tables import Tables
 
 FOLDER, SUMMARY = "analysis", "summary.json"
@@ -76,13 +77,15 @@ def _origin(suite: Suite) -> dict[str, Any]:
         return {}
     first = suite.runs[0].manifest
     return {
-        "runs": [str(run.folder.relative_to(suite.folder)) for run in suite.runs],
+        "runs": [_place(run, suite) for run in suite.runs],
         "data_digest": first.data.digest,
         "corpus_digest": first.data.corpus_digest,
         "base_digest": first.base.get("digest"),
         "software": dict(first.software),
         "environment": dict(first.environment),
-        "continued_inexactly": [
-            str(run.folder.relative_to(suite.folder)) for run in suite.runs if run.manifest.inexact
-        ],
+        "continued_inexactly": [_place(run, suite) for run in suite.runs if run.manifest.inexact],
     }
+
+
+def _place(run: Run, suite: Suite) -> str:
+    return os.path.relpath(run.folder, suite.folder)

@@ -1,7 +1,11 @@
-"""A suite's folder to its records. Nothing is repaired: what is missing or torn is an error that names file and key."""
+"""Folders of suites and runs to their records. Nothing is repaired: what is missing or torn is an error that names file
+and key."""
 
+import dataclasses
 import re
+import shlex
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +19,14 @@ from moe_emergence.analysis.run_lines import (
     read_skipped,
     read_timing,
 )
-from moe_emergence.config import RunConfig, from_dict
+from moe_emergence.config import RunConfig, flat, from_dict
 from moe_emergence.errors import AnalysisError, ConfigError
 from moe_emergence.training.run_directory import CONFIG, MANIFEST, METRICS, TIMINGS
 
 SUITE = "suite.json"
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAMING = ("name", "question", "seed")
+"""Fields in which two arms' configurations differ without differing in what is trained."""
 
 
 def read_suite(folder: Path) -> Suite:
@@ -30,12 +36,12 @@ def read_suite(folder: Path) -> Suite:
         AnalysisError: a file or key is missing, torn or of the wrong kind, or two runs were made on different data.
     """
     if not (folder / SUITE).exists():
-        raise AnalysisError(f"{folder} holds no {SUITE}: give a suite's folder, as in runs/quickstart, not a run's")
+        raise AnalysisError(f"{folder} holds no {SUITE}: give a suite's folder, as in runs/quickstart")
     suite = read_json(folder / SUITE)
     arms = tuple(_arm(fields) for fields in suite.groups("arms"))
     seeds = suite.wholes("seeds")
     _refuse_empty_or_twice([arm.name for arm in arms], seeds, suite.where)
-    found = [_read_run(folder, arm.name, seed) for arm in arms for seed in seeds]
+    found = [_read_run(folder / arm.name / f"seed-{seed}", arm.name, seed) for arm in arms for seed in seeds]
     runs = tuple(run for run in found if isinstance(run, Run))
     _refuse_different_data(runs)
     return Suite(
@@ -50,6 +56,77 @@ def read_suite(folder: Path) -> Suite:
         runs=runs,
         missing=tuple(run for run in found if isinstance(run, MissingRun)),
     )
+
+
+def read_given(folders: Sequence[Path], out: Path | None = None) -> Suite:
+    """A suite's folder as `read_suite` reads it, or runs as if they were a suite of their own.
+
+    Each name among the runs' configurations is an arm; they are compared with the first given. Results go to `out`;
+    where it is None, to the folder of the suite or of the only run.
+
+    Raises:
+        AnalysisError: a folder is neither, a suite is given among others, several runs come without `out`, two are of
+            the same arm and seed, or what `read_suite` refuses.
+    """
+    if len(folders) == 1 and (folders[0] / SUITE).exists():
+        suite = read_suite(folders[0])
+        return suite if out is None else dataclasses.replace(suite, folder=out)
+    for folder in folders:
+        if (folder / SUITE).exists():
+            raise AnalysisError(f"{folder} is a suite: give one suite alone, or runs' folders")
+        if not (folder / CONFIG).exists():
+            raise AnalysisError(
+                f"{folder} is neither a suite nor a run (no {SUITE} or {CONFIG} there): give a suite's folder, as in "
+                "runs/quickstart, or runs' folders"
+            )
+    if len(folders) > 1 and out is None:
+        raise AnalysisError(f"{len(folders)} runs given: say with --out where their common results are to go")
+    return _runs_as_suite(folders, out or folders[0])
+
+
+def _runs_as_suite(folders: Sequence[Path], out: Path) -> Suite:
+    found: list[Run | MissingRun] = []
+    configs: dict[str, RunConfig] = {}
+    seeds: dict[int, None] = {}
+    given: dict[tuple[str, int], Path] = {}
+    for folder in folders:
+        config = _config_in(folder / CONFIG)
+        key = (config.name, config.seed)
+        if key in given:
+            raise AnalysisError(
+                f"{given[key]} and {folder} are both {config.name!r} with seed {config.seed}: give runs of different "
+                "name or seed (train takes --name and --seed)"
+            )
+        given[key] = folder
+        configs.setdefault(config.name, config)
+        seeds[config.seed] = None
+        found.append(_read_run(folder, config.name, config.seed))
+    runs = sorted((run for run in found if isinstance(run, Run)), key=lambda run: list(configs).index(run.arm))
+    _refuse_different_data(tuple(runs))
+    first = next(iter(configs))
+    return Suite(
+        folder=out,
+        name=out.name,
+        question=next((config.question for config in configs.values() if config.question), ""),
+        arms=tuple(_arm_of(config, None if name == first else configs[first]) for name, config in configs.items()),
+        seeds=tuple(seeds),
+        command=shlex.join(["moe-emergence", "analyze", *map(str, folders)]),
+        conclusive=True,
+        note="",
+        runs=tuple(runs),
+        missing=tuple(run for run in found if isinstance(run, MissingRun)),
+    )
+
+
+def _arm_of(config: RunConfig, baseline: RunConfig | None) -> Arm:
+    own, other = flat(config), {} if baseline is None else flat(baseline)
+    changes = {
+        field: (other.get(field), own.get(field))
+        for field in dict.fromkeys([*other, *own])
+        if baseline is not None and field not in _NAMING and own.get(field) != other.get(field)
+    }
+    name = None if baseline is None else baseline.name
+    return Arm(name=config.name, question=config.question, changes=changes, baseline=name)
 
 
 def _arm(fields: Fields) -> Arm:
@@ -78,8 +155,7 @@ def _refuse_empty_or_twice(arms: list[str], seeds: tuple[int, ...], where: str) 
         raise AnalysisError(f"{where}: 'arms' or 'seeds' names {twice[0]!r} twice")
 
 
-def _read_run(suite: Path, arm: str, seed: int) -> Run | MissingRun:
-    folder = suite / arm / f"seed-{seed}"
+def _read_run(folder: Path, arm: str, seed: int) -> Run | MissingRun:
     if not (folder / CONFIG).exists() and not (folder / METRICS).exists():
         return MissingRun(arm=arm, seed=seed, reason="not started")
     config = _read_config(folder / CONFIG, arm, seed)
@@ -111,11 +187,15 @@ def _read_run(suite: Path, arm: str, seed: int) -> Run | MissingRun:
     )
 
 
-def _read_config(path: Path, arm: str, seed: int) -> RunConfig:
+def _config_in(path: Path) -> RunConfig:
     try:
-        config = from_dict(read_json(path).values)
+        return from_dict(read_json(path).values)
     except ConfigError as error:
         raise AnalysisError(f"{path}: {error}") from error
+
+
+def _read_config(path: Path, arm: str, seed: int) -> RunConfig:
+    config = _config_in(path)
     if (config.name, config.seed) != (arm, seed):
         raise AnalysisError(
             f"{path}: 'name' and 'seed' are {config.name!r} and {config.seed}, but the folder is that of {arm!r} and "

@@ -107,12 +107,15 @@ def make_tables(suite: Suite) -> Tables:
 
 
 def prepared(suite: Suite) -> PreparedData:
-    """The data that the suite's runs were made with, from its folder.
+    """The data that the suite's runs were made with, from its folder or that of a run, alone or in a suite.
 
     Raises:
         DataError: it is not there or has changed; the suite's command makes it again.
     """
-    return load_prepared(suite.folder / "data" / suite.runs[0].manifest.data.digest[:16])
+    name = suite.runs[0].manifest.data.digest[:16]
+    folders = (suite.folder, *(folder for run in suite.runs for folder in (run.folder, run.folder.parent.parent)))
+    places = [folder / "data" / name for folder in folders]
+    return load_prepared(next((place for place in places if place.is_dir()), places[0]))
 
 
 def write_csv(tables: Tables, folder: Path) -> None:

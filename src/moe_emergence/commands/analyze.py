@@ -3,28 +3,28 @@
 from collections.abc import Sequence
 
 from moe_emergence.commands.arguments import Command
-from moe_emergence.commands.report import suite_folder
+from moe_emergence.commands.report import add_runs, given_folders
 from moe_emergence.interrupt import stop_requests
 
 
 def command() -> Command:
     """What `analyze` takes."""
-    analyze = Command("analyze", "Compute a suite's measures from its records; write Parquet and JSON, print verdicts.")
-    analyze.position("runs", "the suite's folder, as in runs/quickstart")
+    analyze = Command("analyze", "Compute measures from the records of runs; write Parquet and JSON, print verdicts.")
+    add_runs(analyze)
     return analyze
 
 
 def run(arguments: Sequence[str]) -> None:
     """Measure, write, and say what came out."""
-    folder = suite_folder(command().parse(arguments)["runs"])
+    folders, out = given_folders(command().parse(arguments))
 
     from moe_emergence.analysis.export import write_analysis
-    from moe_emergence.analysis.reading import read_suite
+    from moe_emergence.analysis.reading import read_given
     from moe_emergence.analysis.tables import make_tables
     from moe_emergence.commands.suite import print_summary
 
     with stop_requests():
-        suite = read_suite(folder)
+        suite = read_given(folders, out)
         tables = make_tables(suite)
         written = write_analysis(suite, tables)
     print_summary(suite, tables)

@@ -57,6 +57,12 @@ class Command:
         self.parser.usage = f"{self.parser.usage} {name.upper()}"
         self._labels[name] = (name.upper(), str)
 
+    def positions(self, name: str, text: str) -> None:
+        """One or more of them, as a list."""
+        self.parser.add_argument(name, type=str, nargs="+", help=text)
+        self.parser.usage = f"{self.parser.usage} {name.upper()}…"
+        self._labels[name] = (name.upper(), str)
+
     def option(self, name: str, annotation: Any, default: Any, text: str) -> None:
         self.parser.add_argument(f"--{name}", type=annotation, default=default, help=text)
         self._labels[name.replace("-", "_")] = (f"--{name}", annotation)

@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from moe_emergence.analysis.files import replace_file
 from moe_emergence.analysis.losses import plain, readable_changes
-from moe_emergence.analysis.reading import read_suite
+from moe_emergence.analysis.reading import read_given
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.tables import Tables, make_tables, write_csv
 from moe_emergence.report import numbers
@@ -27,13 +27,13 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def report_of(folder: Path) -> Path:
-    """`write_report` of the suite in `folder`, from its records.
+def report_of(*folders: Path, out: Path | None = None) -> Path:
+    """`write_report` of a suite or of runs, from their records (`analysis.reading.read_given`).
 
     Raises:
         AnalysisError: a record is missing or torn (names file and key), or the folder cannot be written.
     """
-    suite = read_suite(folder)
+    suite = read_given(folders, out)
     return write_report(suite, make_tables(suite))
 
 

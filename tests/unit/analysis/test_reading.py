@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from synthetic_suite import quickstart_like, write_suite
 
-from moe_emergence.analysis.reading import read_suite
+from moe_emergence.analysis.reading import read_given, read_suite
 from moe_emergence.errors import AnalysisError
 
 LOOKS = (0, 2, 6)
@@ -171,3 +171,38 @@ def test_a_value_of_the_wrong_kind_is_named(folder: Path, key: str, value: Any, 
     change_json(folder / "suite.json", lambda values: values.update({key: value}))
     with pytest.raises(AnalysisError, match=f"'{key}' must be {wanted}"):
         read_suite(folder)
+
+
+def test_a_run_alone_is_read_as_a_suite_of_one_arm(folder: Path) -> None:
+    run = folder / "moe" / "seed-42"
+    suite = read_given([run])
+    assert (suite.folder, suite.seeds, [arm.name for arm in suite.arms]) == (run, (42,), ["moe"])
+    assert [(run.arm, run.seed) for run in suite.runs] == [("moe", 42)]
+    assert suite.arms[0].baseline is None
+
+
+def test_runs_given_together_are_arms_compared_with_the_first(folder: Path, tmp_path: Path) -> None:
+    suite = read_given([folder / name / "seed-42" for name in ("dense", "no_lb", "moe")], tmp_path / "out")
+    assert [(arm.name, arm.baseline) for arm in suite.arms] == [("dense", None), ("no_lb", "dense"), ("moe", "dense")]
+    assert [run.arm for run in suite.runs] == ["dense", "no_lb", "moe"]
+    assert suite.folder == tmp_path / "out"
+    assert "moe.balance_coef" in suite.arms[1].changes
+    assert "name" not in suite.arms[1].changes
+
+
+def test_a_suite_given_alone_is_itself_with_results_elsewhere_if_wanted(folder: Path, tmp_path: Path) -> None:
+    assert read_given([folder]).folder == folder
+    assert read_given([folder], tmp_path / "out").folder == tmp_path / "out"
+
+
+def test_what_cannot_be_read_together_is_refused(folder: Path, tmp_path: Path) -> None:
+    run, other = folder / "moe" / "seed-42", tmp_path / "copy"
+    shutil.copytree(run, other)
+    with pytest.raises(AnalysisError, match=f"{run} and {other} are both 'moe' with seed 42"):
+        read_given([run, other], tmp_path / "out")
+    with pytest.raises(AnalysisError, match="2 runs given: say with --out"):
+        read_given([run, folder / "dense" / "seed-42"])
+    with pytest.raises(AnalysisError, match=f"{folder} is a suite: give one suite alone"):
+        read_given([run, folder], tmp_path / "out")
+    with pytest.raises(AnalysisError, match="neither a suite nor a run"):
+        read_given([tmp_path])

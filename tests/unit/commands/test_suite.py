@@ -24,7 +24,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr("moe_emergence.analysis.tables.make_tables", lambda suite: "tables")
     monkeypatch.setattr("moe_emergence.analysis.export.write_analysis", lambda suite, tables: suite / "analysis")
     monkeypatch.setattr("moe_emergence.report.page.write_report", lambda suite, tables: suite / "report.html")
-    monkeypatch.setattr("moe_emergence.report.page.report_of", lambda folder: folder / "report.html")
+    monkeypatch.setattr("moe_emergence.analysis.reading.read_given", lambda folders, out: out or folders[0])
+    monkeypatch.setattr(
+        "moe_emergence.report.page.report_of", lambda *folders, out: (out or folders[0]) / "report.html"
+    )
     monkeypatch.setattr("moe_emergence.report.summary.suite_summary", lambda suite, tables: summary)
     return made
 
@@ -104,8 +107,14 @@ def test_fields_apply_to_every_arm(calls: list[dict[str, Any]]) -> None:
         (["quickstart", "--seeds", "0"], "--seeds must be at least 1; got 0"),
         (["quickstart", "--workers", "0"], "--workers must be at least 1; got 0"),
         (["suite"], "the following arguments are required: suite"),
-        (["analyze", "/no/runs"], "there is no folder /no/runs: give a suite's folder, as in runs/quickstart"),
-        (["report", "/no/runs"], "there is no folder /no/runs: give a suite's folder, as in runs/quickstart"),
+        (
+            ["analyze", "/no/runs"],
+            "there is no folder /no/runs: give a suite's folder, as in runs/quickstart, or runs' folders",
+        ),
+        (
+            ["report", "/no/runs"],
+            "there is no folder /no/runs: give a suite's folder, as in runs/quickstart, or runs' folders",
+        ),
     ],
 )
 def test_mistakes_train_nothing(

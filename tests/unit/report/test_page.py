@@ -204,7 +204,7 @@ def test_without_measures_the_page_says_so_and_stands(tmp_path: Path) -> None:
 
 
 def test_no_suite_there(tmp_path: Path) -> None:
-    with pytest.raises(AnalysisError, match=r"holds no suite\.json: give a suite's folder"):
+    with pytest.raises(AnalysisError, match=r"neither a suite nor a run"):
         report_of(tmp_path)
 
 
