@@ -21,11 +21,12 @@ _FORMAT = 1
 _SUMMARISED = ("verdicts", "information_changes", "information_differences", "loss_differences")
 
 
-def write_analysis(suite: Suite, tables: Tables) -> Path:
+def write_analysis(suite: Suite, tables: Tables, *, inputs: str = "") -> Path:
     """`analysis/<table>.parquet` in the suite's folder for every table that has rows, and `analysis/summary.json`.
 
     The summary holds what the tables were made from (digests, versions), the verdicts and differences between arms, and
-    each table's schema: its columns with their types, and what a row is.
+    each table's schema: its columns with their types, and what a row is. `inputs` is the digest that tells whether they
+    are still current (`analysis.stored`).
 
     Raises:
         AnalysisError: the folder cannot be written.
@@ -49,7 +50,13 @@ def write_analysis(suite: Suite, tables: Tables) -> Path:
             "columns": {column.name: str(column.type) for column in table.schema},
             "row": inspect.getdoc(kind),
         }
-    summary = {"format": _FORMAT, "suite": suite.name, "command": suite.command, "made_from": _origin(suite)}
+    summary = {
+        "format": _FORMAT,
+        "suite": suite.name,
+        "command": suite.command,
+        "inputs": inputs,
+        "made_from": _origin(suite),
+    }
     results = {name: arrow_table(getattr(tables, name)).to_pylist() for name in _SUMMARISED}
     replace_file(folder / SUMMARY, json.dumps(summary | results | {"tables": schemas}, indent=1, ensure_ascii=False))
     return folder

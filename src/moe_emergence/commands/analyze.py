@@ -18,14 +18,13 @@ def run(arguments: Sequence[str]) -> None:
     """Measure, write, and say what came out."""
     folders, out = given_folders(command().parse(arguments))
 
-    from moe_emergence.analysis.export import write_analysis
+    from moe_emergence.analysis.export import FOLDER
     from moe_emergence.analysis.reading import read_given
-    from moe_emergence.analysis.tables import make_tables
+    from moe_emergence.analysis.stored import analysed
     from moe_emergence.commands.suite import print_summary
 
     with stop_requests():
         suite = read_given(folders, out)
-        tables = make_tables(suite)
-        written = write_analysis(suite, tables)
+        tables = analysed(suite)
     print_summary(suite, tables)
-    print(f"tables: {written}")
+    print(f"tables: {suite.folder / FOLDER}")

@@ -118,14 +118,12 @@ def carry_out(order: Order) -> None:
 
 def close(folder: Path) -> None:
     """Measure; write the tables and the page; print what came out and where it is."""
-    from moe_emergence.analysis.export import write_analysis
     from moe_emergence.analysis.reading import read_suite
-    from moe_emergence.analysis.tables import make_tables
+    from moe_emergence.analysis.stored import analysed
     from moe_emergence.report.page import write_report
 
     suite = read_suite(folder)
-    tables = make_tables(suite)
-    write_analysis(suite, tables)
+    tables = analysed(suite)
     page = write_report(suite, tables)
     print_summary(suite, tables)
     print(f"page: {page}")

@@ -10,7 +10,8 @@ from moe_emergence.analysis.files import replace_file
 from moe_emergence.analysis.losses import plain, readable_changes
 from moe_emergence.analysis.reading import read_given
 from moe_emergence.analysis.records import Run, Suite
-from moe_emergence.analysis.tables import Tables, make_tables, write_csv
+from moe_emergence.analysis.stored import analysed
+from moe_emergence.analysis.tables import Tables, write_csv
 from moe_emergence.report import numbers
 from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.drawings import drawings
@@ -34,7 +35,7 @@ def report_of(*folders: Path, out: Path | None = None) -> Path:
         AnalysisError: a record is missing or torn (names file and key), or the folder cannot be written.
     """
     suite = read_given(folders, out)
-    return write_report(suite, make_tables(suite))
+    return write_report(suite, analysed(suite))
 
 
 def write_report(suite: Suite, tables: Tables) -> Path:

@@ -20,11 +20,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         "moe_emergence.training.suite.run_suite",
         lambda suite, folder, **options: made.append({"suite": suite, "folder": folder} | options),
     )
-    monkeypatch.setattr("moe_emergence.analysis.reading.read_suite", lambda folder: folder)
-    monkeypatch.setattr("moe_emergence.analysis.tables.make_tables", lambda suite: "tables")
-    monkeypatch.setattr("moe_emergence.analysis.export.write_analysis", lambda suite, tables: suite / "analysis")
-    monkeypatch.setattr("moe_emergence.report.page.write_report", lambda suite, tables: suite / "report.html")
-    monkeypatch.setattr("moe_emergence.analysis.reading.read_given", lambda folders, out: out or folders[0])
+    monkeypatch.setattr("moe_emergence.analysis.reading.read_suite", lambda folder: SimpleNamespace(folder=folder))
+    monkeypatch.setattr("moe_emergence.analysis.stored.analysed", lambda suite: "tables")
+    monkeypatch.setattr("moe_emergence.report.page.write_report", lambda suite, tables: suite.folder / "report.html")
+    monkeypatch.setattr(
+        "moe_emergence.analysis.reading.read_given", lambda folders, out: SimpleNamespace(folder=out or folders[0])
+    )
     monkeypatch.setattr(
         "moe_emergence.report.page.report_of", lambda *folders, out: (out or folders[0]) / "report.html"
     )

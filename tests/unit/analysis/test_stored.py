@@ -1,0 +1,57 @@
+"""Tables read again from disk: the same values, and never stale ones."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from synthetic_suite import quickstart_like, write_suite
+
+from moe_emergence.analysis import stored
+from moe_emergence.analysis.reading import read_suite
+from moe_emergence.analysis.records import Suite
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Suite:
+    return read_suite(write_suite(tmp_path, quickstart_like(steps=4, looks=(0, 4))))
+
+
+def test_tables_come_back_as_they_were_written(suite: Suite) -> None:
+    made = stored.analysed(suite)
+    again = stored.read_analysis(suite)
+    assert again is not None
+    for field in dataclasses.fields(made):
+        assert getattr(again, field.name) == getattr(made, field.name), field.name
+
+
+def test_current_tables_are_not_made_again(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = stored.analysed(suite)
+    monkeypatch.setattr(stored, "make_tables", lambda suite: pytest.fail("made again"))
+    assert stored.analysed(suite) == made
+
+
+@pytest.mark.parametrize(
+    "file", ["moe/seed-42/metrics.jsonl", "moe/seed-42/traces/step-000004.parquet", "moe/seed-42/manifest.json"]
+)
+def test_tables_of_other_records_are_not_taken(suite: Suite, file: str) -> None:
+    stored.analysed(suite)
+    path = suite.folder / file
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert stored.read_analysis(suite) is None
+
+
+def test_a_trace_more_or_a_run_less_makes_tables_stale(suite: Suite) -> None:
+    stored.analysed(suite)
+    assert stored.read_analysis(dataclasses.replace(suite, runs=suite.runs[:-1])) is None
+    (suite.runs[1].folder / "traces" / "step-000009.parquet").write_bytes(b"")
+    assert stored.read_analysis(suite) is None
+
+
+@pytest.mark.parametrize("damage", ["summary.json", "information.parquet"])
+def test_torn_or_missing_tables_are_not_taken(suite: Suite, damage: str) -> None:
+    stored.analysed(suite)
+    path = suite.folder / "analysis" / damage
+    path.write_bytes(path.read_bytes()[:20])
+    assert stored.read_analysis(suite) is None
+    path.unlink()
+    assert stored.read_analysis(suite) is None
