@@ -78,9 +78,20 @@ def change(suite: Suite, edit: Callable[[dict[str, Any], dict[str, Any]], None])
     [
         (
             lambda columns, facts: facts.update(data_digest="other"),
-            "'data_digest' is 'other', but the run's manifest says",
+            "'data_digest' is 'other', but the run's is 'dddd",
         ),
-        (lambda columns, facts: facts.update(layers=[1]), r"'layers' is \[1\], but the run's manifest says \[1, 3\]"),
+        (lambda columns, facts: facts.update(layers=[1]), r"'layers' is \[1\], but the run's is \[1, 3\]"),
+        (
+            lambda columns, facts: facts.update(arm="dense"),
+            "'arm' is 'dense', but the run's is 'two': put the run's own",
+        ),
+        (lambda columns, facts: facts.update(seed=7), "'seed' is 7, but the run's is 42"),
+        (lambda columns, facts: facts.update(step=2), "'step' is 2, but the run's is 4"),
+        (lambda columns, facts: facts.update(tokenizer_digest="other"), "'tokenizer_digest' is 'other', but the run's"),
+        (lambda columns, facts: facts.update(probe_digest="other"), "'probe_digest' is 'other', but step-000000.parq"),
+        (lambda columns, facts: columns.pop("m3"), "no column 'm3'; found doc, pos"),
+        (lambda columns, facts: columns.pop("w1_1"), "no column 'w1_1'; found doc, pos"),
+        (lambda columns, facts: columns.pop("pos"), "no column 'pos'; found doc, token_id"),
         (lambda columns, facts: columns.pop("e3_1"), "no column 'e3_1'; found doc, pos"),
         (lambda columns, facts: facts.pop("top_k"), "no key 'top_k'"),
         (

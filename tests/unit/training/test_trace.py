@@ -19,7 +19,8 @@ from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
 from moe_emergence.moe.noise import keyed_normal
 from moe_emergence.moe.router import routers_of
 from moe_emergence.training import trace
-from moe_emergence.training.trace import FRESH_GATES, METADATA, probe_digest, write_trace
+from moe_emergence.training.neighbour import FRESH_GATES
+from moe_emergence.training.trace import METADATA, probe_digest, write_trace
 
 CPU = torch.device("cpu")
 MakeMoE = Callable[..., GPT2MoEForCausalLM]
@@ -29,6 +30,7 @@ def written(
     model: Any, data: PreparedData, folder: Path, *, step: int = 3, fresh_gates: bool = False
 ) -> tuple[pa.Table, dict[str, np.ndarray]]:
     path = write_trace(model, data, folder, step=step, device=CPU, fresh_gates=fresh_gates)
+    assert path is not None
     beside = path.with_suffix(".safetensors")
     return pq.read_table(path), load_file(beside) if beside.exists() else {}
 
@@ -45,7 +47,7 @@ def test_columns_and_their_types(make_moe: MakeMoE, toy_data: PreparedData, tmp_
     types = {"doc": pa.int32(), "pos": pa.int32(), "token_id": pa.uint16(), "domain": pa.uint8(), "loss": pa.float32()}
     for layer in (0, 1):
         types |= {f"e{layer}_{k}": pa.uint8() for k in (0, 1)} | {f"w{layer}_{k}": pa.float32() for k in (0, 1)}
-        types |= {f"h{layer}": pa.float32()}
+        types |= {f"h{layer}": pa.float32(), f"m{layer}": pa.float32()}
     assert dict(zip(table.column_names, table.schema.types, strict=True)) == types
     assert table.num_rows == toy_data.probe.length.sum()
     nulls = {name: table.column(name).null_count for name in table.column_names}
@@ -80,6 +82,8 @@ def test_the_table_is_a_forward_of_each_document(
             assert sum(weights) == pytest.approx(1)
             clean = route.router_logits[position].double().softmax(0)
             assert row["h1"] == pytest.approx(-float((clean * clean.log()).sum()), abs=1e-5)
+            first, second = clean.sort(descending=True).values[:2].tolist()
+            assert row["m1"] == pytest.approx(first - second, abs=1e-5)
     assert next(rows, None) is None
 
 
@@ -92,6 +96,7 @@ def test_metadata_says_what_was_traced(make_moe: MakeMoE, toy_data: PreparedData
         "model_digest": weights_digest(model.named_parameters()),
         "probe_digest": probe_digest(toy_data.probe),
         "data_digest": toy_data.digest,
+        "tokenizer_digest": toy_data.manifest["tokenizer_digest"],
         "domains": ["code", "math", "prose"],
         "layers": [0, 1],
         "num_experts": 4,
