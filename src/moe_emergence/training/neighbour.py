@@ -6,9 +6,9 @@
 initialised gates would send to each expert on this layer's inputs: what a router that learned nothing shows on the same
 hidden states.
 
-Where the ancestor is given: `gate.{L}` [experts, hidden], the router's rows; `routed_mean.{L}` [experts, hidden], the mean
-input of the tokens whose first choice an expert is, NaN where it is nobody's; and what `expert_similarity` makes of the
-experts, on a fixed sample of the probe's tokens.
+Where the ancestor is given: `gate.{L}` [experts, hidden], the router's rows; `routed_mean.{L}` [experts, hidden], the
+mean input of the tokens whose first choice an expert is, NaN where it is nobody's; and what `expert_similarity` makes
+of the experts, on a fixed sample of the probe's tokens.
 """
 
 from collections.abc import Mapping
