@@ -4,7 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from moe_emergence.config import RunConfig
 from moe_emergence.data.blocks import PreparedData
@@ -13,7 +14,9 @@ from moe_emergence.training.engine import Engine
 from moe_emergence.training.evaluation import evaluate
 from moe_emergence.training.run_directory import ANCESTOR, METRICS, TIMINGS, RunDirectory
 from moe_emergence.training.runtime import peak_memory_mib
-from moe_emergence.training.tensors import read_tensors
+from moe_emergence.training.schedule import evaluation_steps, snapshot_steps
+from moe_emergence.training.snapshot import save_snapshot
+from moe_emergence.training.tensors import model_tensors, read_tensors
 from moe_emergence.training.trace import write_trace
 
 
@@ -25,16 +28,19 @@ class Looks:
         config: RunConfig,
         run: RunDirectory,
         engine: Engine,
-        model: nn.Module,
+        model: PreTrainedModel,
         data: PreparedData,
         sinks: Sinks,
         poll: Callable[[], None],
     ) -> None:
         self.config, self.run, self.engine = config, run, engine
         self.model, self.data, self.sinks, self.poll = model, data, sinks, poll
+        training = config.training
+        self.snapshot_steps = snapshot_steps(evaluation_steps(training.steps, training.evaluations), training.snapshots)
 
     def take(self, step: int, *, ends: bool, inexact: bool) -> float:
-        """Evaluate on dev and trace the probe set; at both `ends` also on test, with fresh gates.
+        """Evaluate on dev and trace the probe set; at both `ends` also on test, with fresh gates, and the wide probe
+        set. At some looks the weights are kept.
 
         Returns:
             The macro LM loss on dev, nats a token.
@@ -49,6 +55,8 @@ class Looks:
         self._trace(step, inexact, fresh_gates=ends, ancestor=self._ancestor())
         if ends and self.data.wide is not None:
             self._trace(step, inexact, wide=True)
+        if step in self.snapshot_steps or (ends and step > 0 and self.snapshot_steps):
+            self._snapshot(step)
         self._time(step, "trace", began)
         self.sinks.log_gpu_memory(step)
         return loss
@@ -67,6 +75,11 @@ class Looks:
                 poll=self.poll,
                 **options,
             )
+
+    def _snapshot(self, step: int) -> None:
+        """The processes gather the weights, and the first one writes."""
+        weights = model_tensors(self.model, self.engine.full)
+        self.engine.on_main(lambda: save_snapshot(self.run.snapshots, self.model.config, weights, step))
 
     def _ancestor(self) -> dict[str, Tensor] | None:
         """Read anew for each look: the MLPs of a large model are better not held while it trains."""

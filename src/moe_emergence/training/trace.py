@@ -34,6 +34,8 @@ from moe_emergence.training.tensors import model_tensors, whole_cpu, write_tenso
 
 METADATA = b"moe_emergence"
 BATCH = 16
+GRAIN = 2**-20
+"""What weights, entropies and margins are multiples of: they are 5e-7 off at most."""
 _NAME = re.compile(r"(?:step|wide)-(\d{6,})\.(?:parquet|safetensors)")
 
 
@@ -164,12 +166,22 @@ class _Columns:
 
 
 def _floats(values: Tensor) -> NDArray[np.float32]:
-    return values.float().cpu().numpy()
+    """Rounded to `GRAIN`: the digits below are noise that no compression takes away."""
+    return (values.float().cpu().double() / GRAIN).round().mul(GRAIN).float().numpy()
 
 
 def _write_parquet(table: pa.Table, path: Path) -> None:
+    floats = [field.name for field in table.schema if field.type == pa.float32()]
+    others = [field.name for field in table.schema if field.type != pa.float32()]
     with durable.replacing(path, table.nbytes) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 16)
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            row_group_size=1 << 16,
+            use_dictionary=others,
+            use_byte_stream_split=floats,
+        )
 
 
 def _next_losses(logits: Tensor, tokens: Tensor) -> Tensor:
