@@ -17,6 +17,7 @@ from moe_emergence.analysis.records import Counts, Floats, Run
 from moe_emergence.errors import AnalysisError
 from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.routing import expert_counts
+from moe_emergence.training.checkpoint import checkpoints_in, step_of
 from moe_emergence.training.trace import METADATA, step_of_trace, trace_name
 
 
@@ -97,6 +98,11 @@ def trace_steps(run: Run, *, wide: bool = False) -> tuple[int, ...]:
         step_of_trace(path) for path in (run.folder / "traces").glob("wide-*.parquet" if wide else "step-*.parquet")
     )
     return tuple(sorted(step for step in steps if step >= 0))
+
+
+def snapshot_steps(run: Run) -> tuple[int, ...]:
+    """The steps whose weights the run kept (`training.snapshots`), rising."""
+    return tuple(map(step_of, checkpoints_in(run.folder / "snapshots")))
 
 
 def read_traces(run: Run) -> Iterator[Trace]:
@@ -260,6 +266,21 @@ def _fresh(
 
 
 _RECORDED = tuple(field.name for field in fields(LayerExperts))
+
+
+def recorded(run: Run, trace: Trace, layer: LayerTrace) -> LayerExperts:
+    """What was recorded of the layer's gate and experts.
+
+    Raises:
+        AnalysisError: nothing was: the trace is of the wide probe set, or another version wrote it.
+    """
+    if layer.record is None:
+        path = run.folder / "traces" / f"{trace_name(trace.step)}.safetensors"
+        raise AnalysisError(
+            f"{path} holds no drift.{layer.layer}, or the trace given is of the wide probe set, which has no such "
+            "record: give that of the probe set, or train the run again"
+        )
+    return layer.record
 
 
 def _record(beside: Mapping[str, NDArray[Any]], layer: int, experts: int, path: Path) -> LayerExperts | None:

@@ -285,6 +285,7 @@ def write_trace(folder: Path, suite: PlantedSuite, arm: PlantedArm, seed: int, s
         columns[f"h{layer}"] = np.full(rows, _entropy_at(suite, arm, step), dtype=np.float32)
         columns[f"m{layer}"] = random.random(rows).astype(np.float32)
         beside[f"mean_probabilities.{layer}"] = shares[asked.domain].astype(np.float32)
+        beside |= {f"{name}.{layer}": value for name, value in planted_experts(experts, step, suite.steps).items()}
         if step in (0, suite.steps):
             tilt = arm.fresh * random.random(GATES)[:, None, None]
             mixed = tilt * arm.shares[layer] + (1 - tilt) / experts
@@ -307,6 +308,23 @@ def write_trace(folder: Path, suite: PlantedSuite, arm: PlantedArm, seed: int, s
     pq.write_table(table, folder / f"{trace_name(step)}.parquet")
     if beside:
         save_file(beside, folder / f"{trace_name(step)}.safetensors")
+
+
+def planted_experts(experts: int, step: int, last: int) -> dict[str, np.ndarray]:
+    """Experts that move apart as the run goes on: outputs from one function to a cosine of 0.5 with each other."""
+    moved = step / last
+    alike = np.where(np.eye(experts, dtype=bool), 1.0, 1 - 0.5 * moved)
+    random = np.random.default_rng([experts, step])
+    found = {
+        "gate": random.normal(size=(experts, 16)),
+        "routed_mean": random.normal(size=(experts, 16)) + 3,
+        "drift": np.full(experts, 1e-3 + moved),
+        "delta_cosine": np.where(np.eye(experts, dtype=bool), 1.0, 0.2 * moved),
+        "output_cosine": alike,
+        "output_cka": alike,
+        "ancestor_cosine": np.full(experts, 1 - 0.3 * moved),
+    }
+    return {name: value.astype(np.float32) for name, value in found.items()}
 
 
 def manifest(suite: PlantedSuite, arm: PlantedArm) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def test_the_grid_holds_both_ends_and_as_many_points_as_asked(steps: int, points
 
 
 def test_coinciding_points_move_on() -> None:
-    """Evenly spaced, the second of 12 points would fall on 0.65 and the third on 1.7, of 40 in 10,000 several on 1."""
+    """Of 40 points in 10,000 steps, evenly spaced in the logarithm, the second would fall on 0.27."""
     assert evaluation_steps(240, 12) == (0, 1, 2, 3, 6, 11, 19, 32, 53, 88, 145, 240)
     assert evaluation_steps(10_000, 40)[:10] == (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
     assert len(set(evaluation_steps(10_000, 40))) == 40
