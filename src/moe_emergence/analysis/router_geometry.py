@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from moe_emergence.analysis.records import Run
-from moe_emergence.analysis.similarity import defined
-from moe_emergence.analysis.traces import Trace, recorded
+from moe_emergence.analysis.similarity import defined, recorded
+from moe_emergence.analysis.traces import Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,8 @@ class RouterGeometryRow:
 
     Attributes:
         norm: ‖row‖.
-        row_cosine: with the router's other rows, mean: 0 ± 1/√d for random rows, 1 when all are one row, −1/(E − 1) when
-            they cancel; None for a single expert.
+        row_cosine: with the router's other rows, mean: 0 ± 1/√d for random rows, 1 when all are one row, −1/(E − 1)
+            when they cancel; None for a single expert.
         routed_cosine: with the mean hidden state of the tokens whose first choice the expert is; None where it is
             nobody's. Hidden states share a large common part, which all rows see alike.
         centred_cosine: the same less what is common, which no choice depends on: the row less the mean row, the mean

@@ -11,8 +11,11 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from moe_emergence.analysis.layer_experts import LayerExperts
 from moe_emergence.analysis.records import Run
-from moe_emergence.analysis.traces import LayerExperts, Trace, recorded
+from moe_emergence.analysis.traces import LayerTrace, Trace
+from moe_emergence.errors import AnalysisError
+from moe_emergence.training.trace import trace_name
 
 SOFT_COLLAPSE = 0.99
 """Mean output cosine of a layer's experts above which they still compute one function, whatever their loads."""
@@ -27,7 +30,7 @@ class SimilarityRow:
             perturbation at step 0, unbounded above.
         ancestor_output_cosine: with the ancestor's output on the same tokens, −1..1; 1 for a copy.
         delta_cosine: of W − W_0 with the siblings', mean, −1..1: 0 ± 1/√parameters for movements that have nothing in
-            common (step 0), 1 when all experts learn the same; None where an expert has not moved at all.
+            common (step 0), 1 when all experts learn the same; None where it or a sibling has not moved at all.
         output_cosine: with the siblings' outputs on the same tokens, mean, −1..1; 1 for copies.
         output_cka: linear CKA with the siblings' outputs, mean, 0..1; 1 for copies.
         nearest: the sibling of the highest output cosine; the lowest number among equals.
@@ -112,6 +115,21 @@ def pair_rows(run: Run, trace: Trace) -> Iterator[PairRow]:
                 second=int(second),
                 **_pair(record, int(first), int(second)),
             )
+
+
+def recorded(run: Run, trace: Trace, layer: LayerTrace) -> LayerExperts:
+    """What was recorded of the layer's gate and experts.
+
+    Raises:
+        AnalysisError: nothing was: the trace is of the wide probe set, or another version wrote it.
+    """
+    if layer.record is None:
+        path = run.folder / "traces" / f"{trace_name(trace.step)}.safetensors"
+        raise AnalysisError(
+            f"{path} holds no drift.{layer.layer}, or the trace given is of the wide probe set, which has no such "
+            "record: give that of the probe set, or train the run again"
+        )
+    return layer.record
 
 
 def pairs_of(matrix: Float[np.ndarray, "experts experts"]) -> Float[np.ndarray, " pairs"]:

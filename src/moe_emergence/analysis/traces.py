@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from moe_emergence.analysis.fields import Fields
+from moe_emergence.analysis.layer_experts import LayerExperts, layer_experts
 from moe_emergence.analysis.records import Counts, Floats, Run
 from moe_emergence.errors import AnalysisError
 from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.routing import expert_counts
 from moe_emergence.training.checkpoint import checkpoints_in, step_of
 from moe_emergence.training.trace import METADATA, step_of_trace, trace_name
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LayerExperts:
-    """What was recorded of one layer's weights at one step; d is the width of a hidden state, E the number of experts.
-
-    Attributes:
-        gate: [E, d] the router's rows.
-        routed_mean: [E, d] mean input of the tokens whose first choice an expert is; NaN where it is nobody's.
-        drift: [E] ‖W − W_0‖ / ‖W_0‖ from the ancestor.
-        delta_cosine: [E, E] of W_i − W_0 and W_j − W_0; NaN for an expert that has not moved.
-        output_cosine, output_cka: [E, E] of the experts' outputs on the same tokens.
-        ancestor_cosine: [E] of the expert's and the ancestor's outputs.
-    """
-
-    gate: Floats
-    routed_mean: Floats
-    drift: Floats
-    delta_cosine: Floats
-    output_cosine: Floats
-    output_cka: Floats
-    ancestor_cosine: Floats
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -166,7 +145,7 @@ def _layer(
         entropy=_column(columns, f"h{layer}", path).astype(np.float64),
         margin=_column(columns, f"m{layer}", path).astype(np.float64),
         fresh=_fresh(beside, layer, (documents, experts), path),
-        record=_record(beside, layer, experts, path),
+        record=layer_experts(beside, layer, experts, path),
     )
 
 
@@ -263,34 +242,3 @@ def _fresh(
             f"[…, {shape[0]}, {shape[1]}]; found {list(found.shape)}"
         )
     return found
-
-
-_RECORDED = tuple(field.name for field in fields(LayerExperts))
-
-
-def recorded(run: Run, trace: Trace, layer: LayerTrace) -> LayerExperts:
-    """What was recorded of the layer's gate and experts.
-
-    Raises:
-        AnalysisError: nothing was: the trace is of the wide probe set, or another version wrote it.
-    """
-    if layer.record is None:
-        path = run.folder / "traces" / f"{trace_name(trace.step)}.safetensors"
-        raise AnalysisError(
-            f"{path} holds no drift.{layer.layer}, or the trace given is of the wide probe set, which has no such "
-            "record: give that of the probe set, or train the run again"
-        )
-    return layer.record
-
-
-def _record(beside: Mapping[str, NDArray[Any]], layer: int, experts: int, path: Path) -> LayerExperts | None:
-    found = {name: beside[f"{name}.{layer}"] for name in _RECORDED if f"{name}.{layer}" in beside}
-    if not found:
-        return None
-    for name in _RECORDED:
-        if name not in found or found[name].shape[0] != experts:
-            shape = list(found[name].shape) if name in found else "nothing"
-            raise AnalysisError(
-                f"{path.with_suffix('.safetensors')}: '{name}.{layer}' must be of {experts} experts; found {shape}"
-            )
-    return LayerExperts(**{name: value.astype(np.float64) for name, value in found.items()})

@@ -6,7 +6,7 @@ Prepared once a suite and kept in a folder, so that every arm reads the same num
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,8 @@ from tokenizers import Tokenizer
 
 from moe_emergence.config import DataConfig
 from moe_emergence.data.corpora import Corpus
-from moe_emergence.data.packing import Blocks, IndexArray, TokenArray, balance, pack
+from moe_emergence.data.packing import Blocks, balance, pack
+from moe_emergence.data.probe import Encoded, Probe, probe_of, wide_probe_of
 from moe_emergence.data.splits import SPLITS, Split
 from moe_emergence.data.tokenizer import encode, end_of_text_id, tokenizer_digest
 from moe_emergence.errors import DataError
@@ -31,29 +32,6 @@ TEXTS = "probe.json"
 _FORMAT = 3
 _PROBE_ARRAYS = ("tokens", "length", "document", "domain", "start")
 _BALANCE_SEED = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """Windows of test documents, on which routing is traced; as many tokens of each domain.
-
-    A window is read with no context before it. The windows of a document lie together, in order.
-
-    Attributes:
-        tokens: [windows, block_size], filled up with the end-of-text token.
-        length: [windows] tokens that count.
-        document: [windows] index into the corpus.
-        domain: [windows] index into the domains.
-        start: [windows] place in the document of the first token.
-        texts: the whole text of each window's document.
-    """
-
-    tokens: TokenArray
-    length: IndexArray
-    document: IndexArray
-    domain: IndexArray
-    start: IndexArray
-    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +149,8 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
         train=splits["train"],
         dev=splits["dev"],
         test=splits["test"],
-        probe=_probe(encoded["test"], corpus, config.probe_tokens, config.block_size, end_of_text, windows=1),
-        wide=_wide_probe(encoded["test"], corpus, config, end_of_text),
+        probe=probe_of(encoded["test"], corpus, config, end_of_text),
+        wide=wide_probe_of(encoded["test"], corpus, config, end_of_text),
         documents=documents,
         token_bytes=token_bytes,
         tokenizer=tokenizer,
@@ -187,18 +165,14 @@ def _digest(corpus_digest: str, tokenizer: Tokenizer, config: DataConfig) -> str
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-_Encoded = list[tuple[int, list[int]]]
-"""A domain's documents: index and token ids."""
-
-
-def _encoded_domain(corpus: Corpus, tokenizer: Tokenizer, split: Split, domain: str) -> _Encoded:
+def _encoded_domain(corpus: Corpus, tokenizer: Tokenizer, split: Split, domain: str) -> Encoded:
     stop_if_asked()
     members = corpus.members(split, domain)
     ids = encode(tokenizer, [document.text for _, document in members])
     return [(index, tokens) for (index, _), tokens in zip(members, ids, strict=True)]
 
 
-def _packed_domain(encoded: _Encoded, corpus: Corpus, split: Split, number: int, block_size: int, end: int) -> Blocks:
+def _packed_domain(encoded: Encoded, corpus: Corpus, split: Split, number: int, block_size: int, end: int) -> Blocks:
     order = np.random.Generator(np.random.Philox(key=[_BALANCE_SEED, 1000 + number])).permutation(len(encoded))
     blocks = pack([encoded[place] for place in order], domain=number, block_size=block_size, end_of_text=end)
     if len(blocks) == 0:
@@ -209,67 +183,6 @@ def _packed_domain(encoded: _Encoded, corpus: Corpus, split: Split, number: int,
             f"block needs {block_size}: add text, or choose a smaller data.block_size"
         )
     return blocks
-
-
-_Window = tuple[int, int, int, list[int]]
-"""Domain, document, place in it, token ids."""
-
-
-def _wide_probe(encoded: Sequence[_Encoded], corpus: Corpus, config: DataConfig, end_of_text: int) -> Probe | None:
-    if config.wide_probe_tokens == 0:
-        return None
-    return _probe(encoded, corpus, config.wide_probe_tokens, config.block_size, end_of_text, windows=None)
-
-
-def _probe(
-    encoded: Sequence[_Encoded], corpus: Corpus, tokens: int, size: int, end_of_text: int, *, windows: int | None
-) -> Probe:
-    """The first windows of all documents in a seeded order, then the second ones, up to `windows` of each (None: all),
-    until each domain has its share of `tokens`; the last is cut to fit."""
-    domains = len(encoded)
-    if tokens < domains:
-        field = "probe_tokens" if windows else "wide_probe_tokens"
-        raise DataError(f"data.{field} must be at least {domains}, one for each domain; got {tokens}")
-    cut = [_windows(domain, number, size, windows) for number, domain in enumerate(encoded)]
-    available = min(sum(len(ids) for *_, ids in domain) for domain in cut)
-    share = min(tokens // domains, available)
-    chosen = [window for domain in cut for window in _first_tokens(domain, share)]
-    filled = np.full((len(chosen), size), end_of_text, dtype=np.uint16)
-    for row, (*_, ids) in enumerate(chosen):
-        filled[row, : len(ids)] = ids
-    domain, document, start = (np.array(column, dtype=np.int32) for column in list(zip(*chosen, strict=True))[:3])
-    return Probe(
-        tokens=filled,
-        length=np.array([len(ids) for *_, ids in chosen], dtype=np.int32),
-        document=document,
-        domain=domain,
-        start=start,
-        texts=tuple(corpus.documents[index].text for index in document),
-    )
-
-
-def _windows(encoded: _Encoded, number: int, size: int, most: int | None) -> list[_Window]:
-    """Round by round; each round in the same seeded order of the documents."""
-    documents = [(index, ids) for index, ids in encoded if ids]
-    order = np.random.Generator(np.random.Philox(key=[_BALANCE_SEED, 2000 + number])).permutation(len(documents))
-    longest = max((len(ids) for _, ids in documents), default=0)
-    starts = list(range(0, longest, size))[:most]
-    return [
-        (number, documents[place][0], start, documents[place][1][start : start + size])
-        for start in starts
-        for place in order
-        if start < len(documents[place][1])
-    ]
-
-
-def _first_tokens(windows: Sequence[_Window], share: int) -> list[_Window]:
-    """Windows until `share` tokens are there, a document's brought together in the order the documents came in."""
-    chosen: dict[int, list[_Window]] = {}
-    for number, index, start, ids in windows:
-        if share > 0:
-            chosen.setdefault(index, []).append((number, index, start, ids[:share]))
-            share -= len(ids[:share])
-    return [window for document in chosen.values() for window in document]
 
 
 def prepared_folder(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, cache: Path) -> Path:

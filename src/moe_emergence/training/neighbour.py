@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moe_emergence.data.blocks import Probe
+from moe_emergence.data.probe import Probe
 from moe_emergence.models.families import ancestor_stacks
 from moe_emergence.moe.layer import MoE
 from moe_emergence.moe.noise import keyed_normal

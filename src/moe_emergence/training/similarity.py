@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moe_emergence.data.blocks import Probe
+from moe_emergence.data.probe import Probe
 
 SAMPLE = 512
 """Probe tokens that outputs are compared on, at most."""

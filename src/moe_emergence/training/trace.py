@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moe_emergence.data.blocks import PreparedData, Probe
+from moe_emergence.data.blocks import PreparedData
+from moe_emergence.data.probe import Probe
 from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.models.base import weights_digest
 from moe_emergence.moe.router import Router, routers_of

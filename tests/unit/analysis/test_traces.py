@@ -138,3 +138,43 @@ def test_fresh_gates_that_are_missing_are_asked_for(suite: Suite) -> None:
     save_file({name: value for name, value in load_file(path).items() if name != "fresh_gates.3"}, path)
     with pytest.raises(AnalysisError, match=r"step 0 holds no fresh_gates\.3 in its \.safetensors"):
         make_tables(suite)
+
+
+def test_places_margins_and_weights_are_those_of_the_rows(suite: Suite) -> None:
+    run = suite.runs[1]
+    trace = read_trace(run, 4)
+    rows = pq.read_table(run.folder / "traces/step-000004.parquet").to_pylist()
+    assert trace.position.tolist() == [row["pos"] for row in rows]
+    for layer in trace.layers:
+        assert layer.margin.tolist() == [row[f"m{layer.layer}"] for row in rows]
+        assert layer.weights.tolist() == [[row[f"w{layer.layer}_0"], row[f"w{layer.layer}_1"]] for row in rows]
+        assert (layer.margin.dtype, layer.weights.dtype) == (np.float64, np.float32)
+
+
+def test_a_wide_trace_is_read_beside_the_other_and_must_be_of_its_own_probe(suite: Suite) -> None:
+    """Its documents have more windows than one, which lie together."""
+    run = suite.runs[1]
+    with pytest.raises(AnalysisError, match=r"wide-000004\.parquet is missing: the run's data\.wide_probe_tokens is 0"):
+        read_trace(run, 4, wide=True)
+    folder = run.folder / "traces"
+    for step in (0, 4):
+        (folder / f"wide-{step:06d}.parquet").write_bytes((folder / f"step-{step:06d}.parquet").read_bytes())
+    assert trace_steps(run) == (0, 2, 4)
+    assert trace_steps(run, wide=True) == (0, 4)
+    wide = read_trace(run, 4, wide=True)
+    assert all(layer.fresh is None and layer.record is None for layer in wide.layers)
+    assert np.array_equal(wide.layers[0].slots, read_trace(run, 4).layers[0].slots)
+    table = pq.read_table(folder / "wide-000004.parquet")
+    facts = json.loads(table.schema.metadata[METADATA]) | {"probe_digest": "other"}
+    pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(facts)}), folder / "wide-000004.parquet")
+    with pytest.raises(AnalysisError, match=r"'probe_digest' is 'other', but wide-000000\.parquet has"):
+        read_trace(run, 4, wide=True)
+
+
+def test_traces_of_another_run_of_the_suite_are_refused_and_nothing_is_overwritten(suite: Suite) -> None:
+    theirs = suite.runs[0].folder / "traces/step-000004.parquet"
+    ours = suite.runs[1].folder / "traces/step-000004.parquet"
+    ours.write_bytes(theirs.read_bytes())
+    with pytest.raises(AnalysisError, match=r"'arm' is 'dense', but the run's is 'two'"):
+        read_trace(suite.runs[1], 4)
+    assert ours.read_bytes() == theirs.read_bytes()

@@ -14,8 +14,9 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from moe_emergence.config import DataConfig, MoEConfig, RunConfig, TrainingConfig, to_dict
-from moe_emergence.data.blocks import PreparedData, Probe, save_prepared, token_byte_lengths
+from moe_emergence.data.blocks import PreparedData, save_prepared, token_byte_lengths
 from moe_emergence.data.packing import Blocks
+from moe_emergence.data.probe import Probe
 from moe_emergence.data.tokenizer import END_OF_TEXT, tokenizer_digest
 from moe_emergence.training.trace import METADATA, probe_digest, trace_name
 
