@@ -44,12 +44,18 @@ class DataConfig:
     test_blocks: int = 48
     """Blocks a domain in the evaluations that reports quote (test documents; first and last step)."""
     probe_tokens: int = 21_000
-    """Largest number of tokens in the probe set that routing traces are taken on (test documents)."""
+    """Largest number of tokens in the probe set that routing traces are taken on (beginnings of test documents)."""
+    wide_probe_tokens: int = 100_000
+    """Largest number of tokens in the wide probe set, in which the same documents read on; traced at the first and the
+    last step; 0: none."""
 
     def __post_init__(self) -> None:
         _require(self.block_size >= 8, f"data.block_size must be at least 8; got {self.block_size}")
         for name in ("dev_blocks", "test_blocks", "probe_tokens"):
             _require(getattr(self, name) >= 1, f"data.{name} must be at least 1; got {getattr(self, name)}")
+        _require(
+            self.wide_probe_tokens >= 0, f"data.wide_probe_tokens must not be negative; got {self.wide_probe_tokens}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +166,9 @@ class TrainingConfig:
     """Steps between checkpoints; the last step is always kept."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints stay."""
+    snapshots: int = 4
+    """How many of the evaluations' steps leave the model's weights, for causal tests: the first and the last among
+    them, the others evenly between; 0: none, 1: the last."""
     stop_on_collapse: bool = False
     """End the run once a layer's router is found collapsed."""
     collapse_rule: Literal["excess", "reference"] = "excess"
@@ -171,6 +180,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "checkpoint_every", "keep_checkpoints", "max_skipped"):
             _require(getattr(self, name) >= 1, f"training.{name} must be at least 1; got {getattr(self, name)}")
+        _require(self.snapshots >= 0, f"training.snapshots must not be negative; got {self.snapshots}")
         _require(
             self.evaluations >= 2,
             f"training.evaluations must be at least 2 (first and last step); got {self.evaluations}",

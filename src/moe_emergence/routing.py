@@ -122,6 +122,13 @@ def entropy_of(probs: Float[Tensor, "*rows experts"]) -> Float[Tensor, "*rows"]:
     return torch.special.entr(probs).sum(-1)
 
 
+def margin_of(probs: Float[Tensor, "*rows experts"]) -> Float[Tensor, "*rows"]:
+    """The largest probability of each row minus the second largest: 0 when two share the first place, 1 when certain
+    (also of a single expert)."""
+    first = probs.topk(min(2, probs.shape[-1]), dim=-1).values
+    return first[..., 0] - first[..., 1] if first.shape[-1] > 1 else torch.ones_like(first[..., 0])
+
+
 def routing_entropy_per_token(
     probs: Float[Tensor, "tokens experts"], mask: Bool[Tensor, " tokens"] | None = None
 ) -> Float[Tensor, ""]:

@@ -93,10 +93,11 @@ class Zygote:
 
 
 def digest(run: Path) -> dict[str, str]:
-    """sha256 of all that a run must end with: its last checkpoint, its metrics, its traces."""
+    """sha256 of all that a run must end with: its last checkpoint, its metrics, its traces, its snapshots."""
     last = checkpoints(run)[-1]
     files = [last / name for name in ("model.safetensors", "optimizer.safetensors", "state.json")]
     files += [run / "metrics.jsonl", *sorted(path for path in (run / "traces").iterdir() if path.name[0] != ".")]
+    files += sorted(path for path in run.glob("snapshots/step-*/*"))
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -128,3 +128,9 @@ def test_entropies_leave_padding_out() -> None:
     mask = torch.tensor([False, True])
     assert float(r.routing_entropy_per_token(probs, mask)) == pytest.approx(math.log(4))
     assert float(r.routing_entropy_of_mean(probs, mask)) == pytest.approx(math.log(4))
+
+
+def test_the_margin_is_the_lead_of_the_first_expert() -> None:
+    probs = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    assert r.margin_of(probs).tolist() == pytest.approx([0.5, 0, 1])
+    assert r.margin_of(torch.ones(4, 1)).tolist() == [1] * 4, "nobody else comes second"

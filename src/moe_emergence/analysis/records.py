@@ -139,6 +139,7 @@ class DataRecord:
     digest: str
     corpus: str
     corpus_digest: str
+    tokenizer_digest: str
     domains: tuple[str, ...]
     blocks_per_domain: Any
     tokens: Any

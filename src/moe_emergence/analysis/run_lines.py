@@ -61,6 +61,7 @@ def _data_record(fields: Fields) -> DataRecord:
         digest=fields.text("digest"),
         corpus=fields.text("corpus"),
         corpus_digest=fields.text("corpus_digest"),
+        tokenizer_digest=fields.text("tokenizer_digest"),
         domains=fields.texts("domains"),
         blocks_per_domain=fields.any("blocks_per_domain"),
         tokens=fields.any("tokens"),

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from moe_emergence.analysis.fields import Fields
+from moe_emergence.analysis.layer_experts import LayerExperts, layer_experts
 from moe_emergence.analysis.records import Counts, Floats, Run
 from moe_emergence.errors import AnalysisError
 from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.routing import expert_counts
-from moe_emergence.training.trace import METADATA, trace_name
+from moe_emergence.training.checkpoint import checkpoints_in, step_of
+from moe_emergence.training.trace import METADATA, step_of_trace, trace_name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,17 +28,23 @@ class LayerTrace:
 
     Attributes:
         experts: [tokens, k] chosen experts, most probable first.
+        weights: [tokens, k] what each chosen expert's output is multiplied by.
         slots: [documents, experts] assignments of each document; first_choice: of each token's first expert alone.
         entropy: [tokens] of the clean probabilities, nats.
+        margin: [tokens] the largest clean probability minus the second largest, 0..1.
         fresh: [gates, documents, experts] first choices of fresh gates on this layer's inputs; None where not recorded.
+        record: what was recorded of gate and experts; None where not, as of the wide probe set.
     """
 
     layer: int
     experts: NDArray[np.int64]
+    weights: NDArray[np.float32]
     slots: Counts
     first_choice: Counts
     entropy: Floats
+    margin: Floats
     fresh: NDArray[np.int32] | None
+    record: LayerExperts | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,8 +53,9 @@ class Trace:
 
     Attributes:
         document: [tokens] row of the token's document in the probe set, rising.
+        position: [tokens] place in the document.
         token_id: [tokens].
-        loss: [tokens] nats, of the next token; NaN at a document's last.
+        loss: [tokens] nats, of the next token; NaN at a window's last.
         index: [documents] the document's place in the corpus.
         domain: [documents] index into the run's domains.
         layers: one a layer with experts; none for a dense run.
@@ -54,6 +63,7 @@ class Trace:
 
     step: int
     document: NDArray[np.int64]
+    position: NDArray[np.int64]
     token_id: NDArray[np.int64]
     loss: Floats
     index: NDArray[np.int64]
@@ -61,10 +71,17 @@ class Trace:
     layers: tuple[LayerTrace, ...]
 
 
-def trace_steps(run: Run) -> tuple[int, ...]:
-    """The steps that have a trace, rising."""
-    names = (path.stem.removeprefix("step-") for path in (run.folder / "traces").glob("step-*.parquet"))
-    return tuple(sorted(int(name) for name in names if name.isdecimal()))
+def trace_steps(run: Run, *, wide: bool = False) -> tuple[int, ...]:
+    """The steps that have a trace, rising; with `wide`, those that have one of the wide probe set."""
+    steps = (
+        step_of_trace(path) for path in (run.folder / "traces").glob("wide-*.parquet" if wide else "step-*.parquet")
+    )
+    return tuple(sorted(step for step in steps if step >= 0))
+
+
+def snapshot_steps(run: Run) -> tuple[int, ...]:
+    """The steps whose weights the run kept (`training.snapshots`), rising."""
+    return tuple(map(step_of, checkpoints_in(run.folder / "snapshots")))
 
 
 def read_traces(run: Run) -> Iterator[Trace]:
@@ -72,49 +89,63 @@ def read_traces(run: Run) -> Iterator[Trace]:
     return (read_trace(run, step) for step in trace_steps(run))
 
 
-def read_trace(run: Run, step: int) -> Trace:
-    """One trace of `run`.
+def read_trace(run: Run, step: int, *, wide: bool = False) -> Trace:
+    """One trace of `run`, of the probe set, or of the wide one: the first and the last step alone have that.
 
     Raises:
-        AnalysisError: it is missing or torn, was made on other data or has other layers than the run; names the file.
+        AnalysisError: it is missing or torn, of another run, of other data, tokenizer, layers or step than the run's,
+            or of another probe set than the run's first; names the file and both values.
     """
     stop_if_asked()
-    path = run.folder / "traces" / f"{trace_name(step)}.parquet"
+    path = run.folder / "traces" / f"{trace_name(step, wide=wide)}.parquet"
     if not path.exists():
-        raise AnalysisError(f"{path} is missing: the run recorded it; put it back, or train the run again")
+        raise AnalysisError(f"{path} is missing: {_why_missing(run, wide)}")
     try:
         table = pq.read_table(path)
-        facts = Fields(json.loads((table.schema.metadata or {})[METADATA]), str(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise AnalysisError(f"{path} cannot be read as a routing trace: {error}") from error
-    _check(run, facts, path)
+    except (OSError, ValueError) as error:
+        raise _torn(path, error) from error
+    facts = _facts(path, table.schema)
+    _check(run, facts, step, wide)
     columns = {name: table[name].to_numpy() for name in table.column_names}
-    index, first, document = _documents(columns, path)
-    top_k, experts = facts.whole("top_k"), facts.whole("num_experts")
-    beside = _beside(path) if facts.wholes("layers") else {}
-    layers = []
-    for layer in facts.wholes("layers"):
-        chosen = np.stack([_column(columns, f"e{layer}_{slot}", path) for slot in range(top_k)], axis=1).astype(
-            np.int64
-        )
-        layers.append(
-            LayerTrace(
-                layer=layer,
-                experts=chosen,
-                slots=document_counts(chosen, document, len(index), experts),
-                first_choice=document_counts(chosen[:, :1], document, len(index), experts),
-                entropy=_column(columns, f"h{layer}", path).astype(np.float64),
-                fresh=_fresh(beside, layer, (len(index), experts), path),
-            )
-        )
+    document, index, first = _documents(columns, path)
+    layers = facts.wholes("layers")
+    beside = _beside(path) if layers and not wide else {}
     return Trace(
         step=step,
         document=document,
+        position=_column(columns, "pos", path).astype(np.int64),
         token_id=_column(columns, "token_id", path).astype(np.int64),
         loss=_column(columns, "loss", path).astype(np.float64),
         index=index,
         domain=_column(columns, "domain", path).astype(np.int64)[first],
-        layers=tuple(layers),
+        layers=tuple(_layer(columns, facts, layer, document, len(index), beside, path) for layer in layers),
+    )
+
+
+def _layer(
+    columns: Mapping[str, Any],
+    facts: Fields,
+    layer: int,
+    document: NDArray[np.int64],
+    documents: int,
+    beside: Mapping[str, NDArray[Any]],
+    path: Path,
+) -> LayerTrace:
+    top_k, experts = facts.whole("top_k"), facts.whole("num_experts")
+    chosen, weights = (
+        np.stack([_column(columns, f"{kind}{layer}_{slot}", path) for slot in range(top_k)], axis=1) for kind in "ew"
+    )
+    chosen = chosen.astype(np.int64)
+    return LayerTrace(
+        layer=layer,
+        experts=chosen,
+        weights=weights,
+        slots=document_counts(chosen, document, documents, experts),
+        first_choice=document_counts(chosen[:, :1], document, documents, experts),
+        entropy=_column(columns, f"h{layer}", path).astype(np.float64),
+        margin=_column(columns, f"m{layer}", path).astype(np.float64),
+        fresh=_fresh(beside, layer, (documents, experts), path),
+        record=layer_experts(beside, layer, experts, path),
     )
 
 
@@ -126,21 +157,64 @@ def document_counts(experts: NDArray[np.int64], document: NDArray[np.int64], doc
 
 
 def _documents(columns: Mapping[str, Any], path: Path) -> tuple[NDArray[np.int64], ...]:
-    """(corpus index, first row) of each document, in the order of the rows, and each row's document."""
+    """Each row's document, and for each of these, in the order of the rows, its corpus index and first row."""
     numbers = _column(columns, "doc", path).astype(np.int64)
     first = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1]]) if len(numbers) else np.empty(0, dtype=np.int64)
     if len(np.unique(numbers[first])) != len(first):
         raise AnalysisError(
             f"{path}: the rows of a document do not lie together: the trace was changed after it was made"
         )
-    return numbers[first], first, np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(numbers)]))
+    return np.repeat(np.arange(len(first)), np.diff(np.r_[first, len(numbers)])), numbers[first], first
 
 
-def _check(run: Run, facts: Fields, path: Path) -> None:
-    expected = {"data_digest": run.manifest.data.digest, "layers": list(run.manifest.moe_layers)}
+def _check(run: Run, facts: Fields, step: int, wide: bool) -> None:
+    """That the trace is what its place says."""
+    data = run.manifest.data
+    expected = {
+        "step": step,
+        "arm": run.arm,
+        "seed": run.seed,
+        "data_digest": data.digest,
+        "tokenizer_digest": data.tokenizer_digest,
+        "layers": list(run.manifest.moe_layers),
+    }
     for key, value in expected.items():
         if facts.any(key) != value:
-            raise AnalysisError(f"{path}: {key!r} is {facts.any(key)!r}, but the run's manifest says {value!r}")
+            raise AnalysisError(f"{facts.where}: {key!r} is {facts.any(key)!r}, but the run's is {value!r}: {_WAY_OUT}")
+    first = run.folder / "traces" / f"{trace_name(trace_steps(run, wide=wide)[0], wide=wide)}.parquet"
+    probe = _facts(first, _schema(first)).text("probe_digest")
+    if facts.text("probe_digest") != probe:
+        raise AnalysisError(
+            f"{facts.where}: 'probe_digest' is {facts.text('probe_digest')!r}, but {first.name} has {probe!r}: "
+            f"{_WAY_OUT}"
+        )
+
+
+_WAY_OUT = "put the run's own trace back, or train the run again"
+
+
+def _why_missing(run: Run, wide: bool) -> str:
+    if wide and run.config.data.wide_probe_tokens == 0:
+        return "the run's data.wide_probe_tokens is 0; train it again with more"
+    return f"the run recorded it{' at its first and last step' if wide else ''}; put it back, or train the run again"
+
+
+def _schema(path: Path) -> Any:
+    try:
+        return pq.read_schema(path)
+    except (OSError, ValueError) as error:
+        raise _torn(path, error) from error
+
+
+def _facts(path: Path, schema: Any) -> Fields:
+    try:
+        return Fields(json.loads((schema.metadata or {})[METADATA]), str(path))
+    except (ValueError, KeyError) as error:
+        raise _torn(path, error) from error
+
+
+def _torn(path: Path, error: Exception) -> AnalysisError:
+    return AnalysisError(f"{path} cannot be read as a routing trace: {error}")
 
 
 def _column(columns: Mapping[str, Any], name: str, path: Path) -> NDArray[Any]:

@@ -6,7 +6,7 @@ Prepared once a suite and kept in a folder, so that every arm reads the same num
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,8 @@ from tokenizers import Tokenizer
 
 from moe_emergence.config import DataConfig
 from moe_emergence.data.corpora import Corpus
-from moe_emergence.data.packing import Blocks, IndexArray, TokenArray, balance, pack
+from moe_emergence.data.packing import Blocks, balance, pack
+from moe_emergence.data.probe import Encoded, Probe, probe_of, wide_probe_of
 from moe_emergence.data.splits import SPLITS, Split
 from moe_emergence.data.tokenizer import encode, end_of_text_id, tokenizer_digest
 from moe_emergence.errors import DataError
@@ -28,27 +29,9 @@ from moe_emergence.interrupt import stop_if_asked
 
 TENSORS, MANIFEST, TOKENIZER = "blocks.safetensors", "manifest.json", "tokenizer.json"
 TEXTS = "probe.json"
-_FORMAT = 2
+_FORMAT = 3
+_PROBE_ARRAYS = ("tokens", "length", "document", "domain", "start")
 _BALANCE_SEED = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Probe:
-    """The beginnings of test documents, on which routing is traced; as many tokens of each domain.
-
-    Attributes:
-        tokens: [documents, block_size], filled up with the end-of-text token.
-        length: [documents] tokens that count.
-        document: [documents] index into the corpus.
-        domain: [documents] index into the domains.
-        texts: each document's whole text, of which the tokens are the beginning.
-    """
-
-    tokens: TokenArray
-    length: IndexArray
-    document: IndexArray
-    domain: IndexArray
-    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +41,8 @@ class PreparedData:
     Attributes:
         domains: names, in the order of their indices.
         train, dev, test: blocks, as many of each domain within a split.
-        probe: the probe set.
+        probe: the probe set, one window a document: its beginning.
+        wide: the wide probe set, in which the same documents read on; None where the configuration wants none.
         documents: id, domain, source, licence and split of every document, in index order.
         token_bytes: [vocabulary] UTF-8 bytes each token stands for (0 for special tokens).
         tokenizer: the tokenizer that made the ids.
@@ -70,6 +54,7 @@ class PreparedData:
     dev: Blocks
     test: Blocks
     probe: Probe
+    wide: Probe | None
     documents: tuple[dict[str, str], ...]
     token_bytes: NDArray[np.int64]
     tokenizer: Tokenizer
@@ -146,6 +131,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
         "tokenizer_digest": tokenizer_digest(tokenizer),
         "block_size": config.block_size,
         "probe_tokens": config.probe_tokens,
+        "wide_probe_tokens": config.wide_probe_tokens,
         "end_of_text": end_of_text,
         "domains": list(corpus.domains),
         "tokens": {
@@ -163,7 +149,8 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
         train=splits["train"],
         dev=splits["dev"],
         test=splits["test"],
-        probe=_probe(encoded["test"], corpus, config, end_of_text),
+        probe=probe_of(encoded["test"], corpus, config, end_of_text),
+        wide=wide_probe_of(encoded["test"], corpus, config, end_of_text),
         documents=documents,
         token_bytes=token_bytes,
         tokenizer=tokenizer,
@@ -173,20 +160,19 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
 
 
 def _digest(corpus_digest: str, tokenizer: Tokenizer, config: DataConfig) -> str:
-    parts = [_FORMAT, corpus_digest, tokenizer_digest(tokenizer), config.block_size, config.probe_tokens]
+    cutting = [config.block_size, config.probe_tokens, config.wide_probe_tokens]
+    parts = [_FORMAT, corpus_digest, tokenizer_digest(tokenizer), *cutting]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _encoded_domain(corpus: Corpus, tokenizer: Tokenizer, split: Split, domain: str) -> list[tuple[int, list[int]]]:
+def _encoded_domain(corpus: Corpus, tokenizer: Tokenizer, split: Split, domain: str) -> Encoded:
     stop_if_asked()
     members = corpus.members(split, domain)
     ids = encode(tokenizer, [document.text for _, document in members])
     return [(index, tokens) for (index, _), tokens in zip(members, ids, strict=True)]
 
 
-def _packed_domain(
-    encoded: Sequence[tuple[int, list[int]]], corpus: Corpus, split: Split, number: int, block_size: int, end: int
-) -> Blocks:
+def _packed_domain(encoded: Encoded, corpus: Corpus, split: Split, number: int, block_size: int, end: int) -> Blocks:
     order = np.random.Generator(np.random.Philox(key=[_BALANCE_SEED, 1000 + number])).permutation(len(encoded))
     blocks = pack([encoded[place] for place in order], domain=number, block_size=block_size, end_of_text=end)
     if len(blocks) == 0:
@@ -197,36 +183,6 @@ def _packed_domain(
             f"block needs {block_size}: add text, or choose a smaller data.block_size"
         )
     return blocks
-
-
-def _probe(
-    encoded: Sequence[list[tuple[int, list[int]]]], corpus: Corpus, config: DataConfig, end_of_text: int
-) -> Probe:
-    """Document beginnings in a seeded order until each domain has its share of tokens; the last is cut to fit."""
-    size, domains = config.block_size, len(encoded)
-    if config.probe_tokens < domains:
-        raise DataError(f"data.probe_tokens must be at least {domains}, one for each domain; got {config.probe_tokens}")
-    beginnings = [[(index, ids[:size]) for index, ids in domain if ids] for domain in encoded]
-    available = min(sum(len(ids) for _, ids in domain) for domain in beginnings)
-    share = min(config.probe_tokens // domains, available)
-    chosen: list[tuple[int, int, list[int]]] = []
-    for number, domain in enumerate(beginnings):
-        left = share
-        for place in np.random.Generator(np.random.Philox(key=[_BALANCE_SEED, 2000 + number])).permutation(len(domain)):
-            index, ids = domain[place]
-            if left > 0:
-                chosen.append((number, index, ids[:left]))
-                left -= len(ids[:left])
-    tokens = np.full((len(chosen), size), end_of_text, dtype=np.uint16)
-    for row, (_, _, ids) in enumerate(chosen):
-        tokens[row, : len(ids)] = ids
-    return Probe(
-        tokens=tokens,
-        length=np.array([len(ids) for _, _, ids in chosen], dtype=np.int32),
-        document=np.array([index for _, index, _ in chosen], dtype=np.int32),
-        domain=np.array([number for number, _, _ in chosen], dtype=np.int32),
-        texts=tuple(corpus.documents[index].text for _, index, _ in chosen),
-    )
 
 
 def prepared_folder(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, cache: Path) -> Path:
@@ -250,12 +206,14 @@ def save_prepared(data: PreparedData, folder: Path) -> None:
         for split in SPLITS
         for name in ("tokens", "domain", "document", "position")
     }
-    tensors |= {f"probe.{name}": getattr(data.probe, name) for name in ("tokens", "length", "document", "domain")}
+    probes = {"probe": data.probe} | ({} if data.wide is None else {"wide": data.wide})
+    for kind, probe in probes.items():
+        tensors |= {f"{kind}.{name}": np.ascontiguousarray(getattr(probe, name)) for name in _PROBE_ARRAYS}
     temporary = folder / f".{os.getpid()}"
     save_file(tensors, temporary)
     os.replace(temporary, folder / TENSORS)
     (folder / TOKENIZER).write_text(data.tokenizer.to_str(), "utf-8")
-    (folder / TEXTS).write_text(json.dumps(data.probe.texts), "utf-8")
+    (folder / TEXTS).write_text(json.dumps(_texts_by_document(probes.values())), "utf-8")
     digests = {name: _file_digest(folder / name) for name in (TENSORS, TEXTS)}
     temporary.write_text(json.dumps(data.manifest | {"digest": data.digest, "sha256": digests}, indent=1), "utf-8")
     os.replace(temporary, folder / MANIFEST)
@@ -286,19 +244,29 @@ def load_prepared(folder: Path) -> PreparedData:
         for split in SPLITS
     }
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    probe = {name: read[f"probe.{name}"] for name in ("tokens", "length", "document", "domain")}
+    texts = json.loads((folder / TEXTS).read_text("utf-8"))
     return PreparedData(
         domains=tuple(manifest["domains"]),
         train=parts["train"],
         dev=parts["dev"],
         test=parts["test"],
-        probe=Probe(**probe, texts=tuple(json.loads((folder / TEXTS).read_text("utf-8")))),
+        probe=_loaded_probe(read, texts, "probe"),
+        wide=_loaded_probe(read, texts, "wide") if "wide.tokens" in read else None,
         documents=tuple(manifest["documents"]),
         token_bytes=token_byte_lengths(tokenizer),
         tokenizer=tokenizer,
         digest=manifest["digest"],
         manifest=manifest,
     )
+
+
+def _texts_by_document(probes: Iterable[Probe]) -> dict[str, str]:
+    return {str(index): text for probe in probes for index, text in zip(probe.document, probe.texts, strict=True)}
+
+
+def _loaded_probe(read: Mapping[str, NDArray[Any]], texts: Mapping[str, str], kind: str) -> Probe:
+    arrays = {name: read[f"{kind}.{name}"] for name in _PROBE_ARRAYS}
+    return Probe(**arrays, texts=tuple(texts[str(index)] for index in arrays["document"]))
 
 
 def _file_digest(path: Path) -> str:

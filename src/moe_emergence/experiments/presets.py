@@ -17,7 +17,7 @@ def dense() -> RunConfig:
         question="What does more training alone do?",
         data=DataConfig(dev_blocks=8, test_blocks=64, probe_tokens=27_648),
         optimizer=OptimizerConfig(learning_rate=1e-4, gate_multiplier=30.0),
-        training=TrainingConfig(steps=240, batch_size=16, evaluations=8, checkpoint_every=80),
+        training=TrainingConfig(steps=240, batch_size=16, evaluations=12, checkpoint_every=80),
     )
 
 

@@ -193,6 +193,7 @@ FAST = {
     "data.dev_blocks": 4,
     "data.test_blocks": 8,
     "data.probe_tokens": 9000,
+    "data.wide_probe_tokens": 30_000,
 }
 
 

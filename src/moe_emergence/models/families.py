@@ -1,6 +1,6 @@
 """Where each architecture keeps its blocks and the MLP in them. Another family joins by adding a row to `FAMILIES`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -64,3 +64,19 @@ def family_of(config: PreTrainedConfig) -> Family:
     if family is None:
         raise ModelError(f"models of type {config.model_type!r} cannot be upcycled; known: {', '.join(FAMILIES)}")
     return family
+
+
+def ancestor_stacks(model: PreTrainedModel, ancestor: Mapping[str, Tensor], layer: int) -> dict[str, Tensor]:
+    """The MLP of block `layer` among those that `upcycle.ancestor_state` kept, under the names `Experts` stacks them
+    by.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    family = family_of(model.config)
+    block = f"{model.base_model_prefix}.{family.blocks}.{layer}.{family.mlp}"
+    names = {stack: f"{block}.{name}" for stack, name in family.stacks.items()}
+    missing = [name for name in names.values() if name not in ancestor]
+    if missing:
+        raise ModelError(f"the ancestor has no {missing[0]}; it has {', '.join(sorted(ancestor))}")
+    return {stack: ancestor[name] for stack, name in names.items()}

@@ -18,7 +18,7 @@ from moe_emergence.report.verdicts import (
     information_finding,
     specialisation_finding,
 )
-from moe_emergence.training.trace import FRESH_GATES
+from moe_emergence.training.neighbour import FRESH_GATES
 
 INTERVALS = f"Lines through marks: 95{GAP}% intervals over documents."
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moe_emergence.data.blocks import Probe
+from moe_emergence.data.probe import Probe
 from moe_emergence.errors import AnalysisError
 from moe_emergence.report import numbers
 

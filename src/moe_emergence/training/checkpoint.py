@@ -7,9 +7,7 @@
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,6 @@ STATE, MANIFEST = "state.json", "manifest.json"
 FORMAT = 2
 REASON = "reason.txt"
 _NAME = re.compile(r"step-(\d{6,})")
-_PARTIAL = re.compile(r"\.(removed-)?step-\d{6,}(\.\d+)?")
 _SLACK = 1 << 20
 """Bytes for the JSON files and the file system's own needs."""
 
@@ -56,18 +53,13 @@ def save_checkpoint(
     final = folder / checkpoint_name(state["step"])
     if final.exists():
         return final
-    partial = folder / f".{final.name}.{os.getpid()}"
     needed = sum(tensor.nbytes for tensor in (*weights.values(), *moments.values())) + _SLACK
     _require_room(folder, needed)
     try:
-        durable.make_folder(folder)
-        partial.mkdir()
-        _write_files(partial, config, weights, moments, state)
-        _write_manifest(partial, {"format": FORMAT, "step": state["step"]} | dict(origin or {}))
-        durable.sync(partial)
-        durable.rename(partial, final)
+        with durable.making(final) as partial:
+            _write_files(partial, config, weights, moments, state)
+            _write_manifest(partial, {"format": FORMAT, "step": state["step"]} | dict(origin or {}))
     except (OSError, SafetensorError, RunDirectoryError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
         reason = str(error) if isinstance(error, RunDirectoryError) else durable.trouble(error, final, needed)
         raise CheckpointError(
             f"no checkpoint of {needed:,} bytes: {reason}. Those before it are as they were: make room, or give "
@@ -242,13 +234,6 @@ def remove_old_checkpoints(newest: Path, keep: int) -> None:
         verified_manifest(newest)
         for path in earlier[: len(earlier) - keep + 1]:
             durable.remove(path)
-
-
-def remove_partial_checkpoints(folder: Path) -> None:
-    """Delete what a process that was killed while saving or deleting has left."""
-    for path in folder.glob(".*"):
-        if _PARTIAL.fullmatch(path.name):
-            shutil.rmtree(path, ignore_errors=True)  # another try comes with the next start
 
 
 def _unreadable(error: Exception) -> str:

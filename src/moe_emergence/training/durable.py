@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from moe_emergence.errors import RunDirectoryError
 
+_PARTIAL = re.compile(r"\.(removed-)?step-\d{6,}(\.\d+)?")
 _LEFTOVER = re.compile(r"\..+\.\d+|\.tmp\w+")
 """Files on their way: `.name.pid` of ours, and the safetensors library's own."""
 
@@ -70,6 +71,29 @@ def make_folder(folder: Path) -> None:
             sync(folder.parent)
     except OSError as error:
         raise RunDirectoryError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """Where to fill what is to appear as `folder`, whole or not at all. The files in it are synced by whoever writes
+    them."""
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        make_folder(folder.parent)
+        partial.mkdir()
+        yield partial
+        sync(partial)
+        rename(partial, folder)
+    except Exception:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def remove_partial_folders(folder: Path) -> None:
+    """Delete the folders of steps that a process which was killed while making or removing them has left."""
+    for path in folder.glob(".*"):
+        if _PARTIAL.fullmatch(path.name):
+            shutil.rmtree(path, ignore_errors=True)  # another try comes with the next start
 
 
 def rename(folder: Path, to: Path) -> None:

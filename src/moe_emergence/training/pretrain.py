@@ -19,11 +19,11 @@ from moe_emergence.data.tokenizer import END_OF_TEXT
 from moe_emergence.errors import ConfigError, Interrupted, RunDirectoryError
 from moe_emergence.interrupt import StopAsked, stop_requests
 from moe_emergence.tracking.console import RunConsole
+from moe_emergence.training import durable
 from moe_emergence.training.checkpoint import (
     newest_whole_checkpoint,
     read_checkpoint,
     remove_old_checkpoints,
-    remove_partial_checkpoints,
     save_checkpoint,
 )
 from moe_emergence.training.engine import Engine
@@ -191,7 +191,7 @@ def _is_last(recipe: BaseRecipe, phase: _Phase) -> bool:
 
 
 def _continue(checkpoints: Path, model: GPT2LMHeadModel, optimizer: torch.optim.Optimizer) -> _Phase:
-    remove_partial_checkpoints(checkpoints)
+    durable.remove_partial_folders(checkpoints)
     newest = newest_whole_checkpoint(checkpoints, RunConsole().warn)
     if newest is None:
         return _Phase()

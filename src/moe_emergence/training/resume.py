@@ -16,6 +16,7 @@ from moe_emergence.training import durable
 from moe_emergence.training.engine import Engine
 from moe_emergence.training.run_directory import MANIFEST, METRICS, RunDirectory, is_used, json_digest
 from moe_emergence.training.schedule import evaluation_steps
+from moe_emergence.training.snapshot import remove_snapshots
 from moe_emergence.training.start import (
     Change,
     Origin,
@@ -166,7 +167,8 @@ def restore(
 
 def _prepare_folder(run: RunDirectory, last_step: int, routed: bool, warn: Callable[[str], None]) -> str | None:
     """The name of the checkpoint to go on from: records and traces end there, and leftovers are gone."""
-    checkpoints.remove_partial_checkpoints(run.checkpoints)
+    for folder in (run.checkpoints, run.snapshots):
+        durable.remove_partial_folders(folder)
     newest = checkpoints.newest_whole_checkpoint(run.checkpoints, warn)
     step = None if newest is None else checkpoints.step_of(newest)
     if newest is not None and step is not None:
@@ -180,6 +182,7 @@ def _prepare_folder(run: RunDirectory, last_step: int, routed: bool, warn: Calla
     for path in (*run.path.iterdir(), *run.traces.glob("*")):
         if durable.is_leftover(path) or (path.parent == run.traces and step_of_trace(path) >= (step or 0)):
             path.unlink()
+    remove_snapshots(run.snapshots, step or 0)
     return None if newest is None else newest.name
 
 
@@ -212,7 +215,10 @@ def _require_looks(run: RunDirectory, step: int, routed: bool) -> None:
         if look not in seen:
             raise RunDirectoryError(f"{run.path / METRICS} lacks the evaluation at step {look}: {_WAY_OUT}")
         trace = run.traces / f"{trace_name(look)}.parquet"
-        for path in (trace, trace.with_suffix(".safetensors")) if routed else (trace,):
+        wide = run.traces / f"{trace_name(look, wide=True)}.parquet"
+        expected = [trace, trace.with_suffix(".safetensors") if routed else trace]
+        expected += [wide] if look == 0 and run.config.data.wide_probe_tokens else []
+        for path in expected:
             if not path.exists():
                 raise RunDirectoryError(f"{path} is missing: {_WAY_OUT}")
 

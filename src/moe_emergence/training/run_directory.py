@@ -85,6 +85,10 @@ class RunDirectory:
         return self.path / "traces"
 
     @property
+    def snapshots(self) -> Path:
+        return self.path / "snapshots"
+
+    @property
     def finished(self) -> bool:
         """Whether the run reached its end (its last step, or the stop its configuration allows)."""
         return any(line["event"] == "end" for line in self.read(METRICS))

@@ -18,9 +18,21 @@ def learning_rate_factor(update: int, steps: int, config: OptimizerConfig) -> fl
 
 
 def evaluation_steps(steps: int, points: int) -> tuple[int, ...]:
-    """At most `points` steps from 0 to the last, evenly spaced in the logarithm of 1 + step; both ends always there.
+    """`points` steps from 0 to the last, evenly spaced in the logarithm of 1 + step; every step where there are fewer.
 
-    Early steps come close together because routing changes fastest there. Fewer where neighbours coincide.
+    Early steps come close together because routing changes fastest there; where they would coincide, the later ones
+    move on to the next free step.
     """
-    last = math.log1p(steps)
-    return tuple(sorted({round(math.expm1(last * point / (points - 1))) for point in range(points)} | {0, steps}))
+    last, most = math.log1p(steps), min(points, steps + 1) - 1
+    grid = [0]
+    for point in range(1, most + 1):
+        grid.append(max(grid[-1] + 1, round(math.expm1(last * point / most))))
+    return tuple(grid)
+
+
+def snapshot_steps(looks: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """At most `count` of the looks' steps: the first, the last, and others evenly over the looks; one is the last."""
+    if count <= 1:
+        return looks[-1:] * count
+    chosen = {round(place * (len(looks) - 1) / (count - 1)) for place in range(count)}
+    return tuple(looks[place] for place in sorted(chosen))

@@ -1,16 +1,16 @@
 """Routing traces: for the same probe tokens at several steps, which experts each went to, in every MoE layer.
 
 One Parquet row a probe token: `doc` (index of the document), `pos` (place in it), `token_id`, `domain` (index), `loss`
-(nats, of the *next* token; null at a document's last), then per MoE layer L and slot k `e{L}_{k}` (expert), `w{L}_{k}`
-(its weight) and `h{L}` (entropy of the clean probabilities, nats). Rows run document by document, in the probe set's
-order. Beside it, in safetensors: `mean_probabilities.{L}` [documents, experts], and where asked for `fresh_gates.{L}`
-[gates, documents, experts]: how many of a document's tokens each of 199 freshly initialised gates would send to each
-expert on this layer's inputs: what a router that learned nothing shows on the same hidden states.
+(nats, of the *next* token; null at a window's last), then per MoE layer L and slot k `e{L}_{k}` (expert), `w{L}_{k}`
+(its weight), `h{L}` (entropy of the clean probabilities, nats) and `m{L}` (margin: the largest of them minus the second
+largest). Rows run document by document, in the probe set's order. `step-NNNNNN` is of the beginnings of documents, and
+has a neighbour in safetensors (see `neighbour`); `wide-NNNNNN`, at both ends of a run, is of the wide probe set alone.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,29 +23,31 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moe_emergence.data.blocks import PreparedData, Probe
+from moe_emergence.data.blocks import PreparedData
+from moe_emergence.data.probe import Probe
 from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.models.base import weights_digest
-from moe_emergence.moe.noise import keyed_normal
 from moe_emergence.moe.router import Router, routers_of
-from moe_emergence.routing import RouterOutput, expert_counts
+from moe_emergence.routing import RouterOutput, margin_of
 from moe_emergence.training import durable
+from moe_emergence.training.neighbour import Neighbour
 from moe_emergence.training.tensors import model_tensors, whole_cpu, write_tensors
 
-FRESH_GATES = 199
 METADATA = b"moe_emergence"
 BATCH = 16
-_FRESH_SEED, _FRESH_STREAM = 0, 3  # a stream no model's own gate or perturbation is drawn from
+GRAIN = 2**-20
+"""What weights, entropies and margins are multiples of: they are 5e-7 off at most."""
+_NAME = re.compile(r"(?:step|wide)-(\d{6,})\.(?:parquet|safetensors)")
 
 
-def trace_name(step: int) -> str:
-    return f"step-{step:06d}"
+def trace_name(step: int, *, wide: bool = False) -> str:
+    return f"{'wide' if wide else 'step'}-{step:06d}"
 
 
 def step_of_trace(path: Path) -> int:
-    """The step in the name of a trace or its neighbour; −1 for any other file."""
-    number = path.stem.removeprefix("step-")
-    return int(number) if path.name.startswith("step-") and number.isdigit() else -1
+    """The step in the name of a trace, wide or not, or of its neighbour; −1 for any other file."""
+    found = _NAME.fullmatch(path.name)
+    return int(found[1]) if found else -1
 
 
 @torch.no_grad()  # a sharded model takes no inference tensors
@@ -56,18 +58,24 @@ def write_trace(
     *,
     step: int,
     device: torch.device,
-    fresh_gates: bool,
-    inexact: bool = False,
+    fresh_gates: bool = False,
+    ancestor: Mapping[str, Tensor] | None = None,
+    wide: bool = False,
+    facts: Mapping[str, Any] | None = None,
     full: Callable[[Tensor], Tensor] = whole_cpu,
     poll: Callable[[], None] = stop_if_asked,
 ) -> Path | None:
-    """Route the probe set through `model` and write `folder`/step-NNNNNN.parquet with its small neighbour.
+    """Route the probe set through `model` and write `folder`/step-NNNNNN.parquet with its neighbour.
 
     A model without experts leaves a trace of losses alone.
 
     Args:
         folder: None in processes beside the first: they compute along, and write nothing.
-        inexact: whether the run was continued under other conditions than it was started with.
+        fresh_gates: whether the neighbour tells what fresh gates do.
+        ancestor: the MLPs that the experts came from, by their names in the dense model: with them, and in the first
+            process alone, the neighbour tells how alike the experts are.
+        wide: of the wide probe set, as wide-NNNNNN.parquet without a neighbour.
+        facts: what else the metadata is to say.
         full: a whole tensor of one that may be spread over processes.
         poll: called before each batch.
 
@@ -75,9 +83,9 @@ def write_trace(
         StopAsked: a signal asked to stop; nothing is written then.
     """
     model.eval()
-    probe = data.probe
-    table = _Columns(probe)
-    beside: dict[str, NDArray[Any]] = {}
+    probe = data.wide if wide else data.probe
+    assert probe is not None, "no wide probe set was prepared"
+    table, neighbour = _Columns(probe), None if wide else Neighbour(probe, fresh_gates, ancestor)
     for start in range(0, len(probe.tokens), BATCH):
         poll()
         rows = slice(start, min(start + BATCH, len(probe.tokens)))
@@ -86,36 +94,35 @@ def write_trace(
             output = model(input_ids=tokens, use_cache=False)
         routes: tuple[RouterOutput, ...] = getattr(output, "routes", None) or ()
         table.add(rows, _next_losses(output.logits, tokens), routes)
-        for route, router in zip(routes, inputs, strict=True):
-            _tally(beside, f"mean_probabilities.{route.layer_idx}", probe, rows, _document_means(route, probe, rows))
-            if fresh_gates:
-                counts = _fresh_counts(inputs[router], router, probe, rows)
-                _tally(beside, f"fresh_gates.{route.layer_idx}", probe, rows, counts)
-    metadata = _metadata(model, data, step, full) | ({"inexact": True} if inexact else {})
+        if neighbour is not None:
+            neighbour.add(rows, routes, inputs)
+    weights = model_tensors(model, full)
     if folder is None:
         return None
     durable.make_folder(folder)
-    path = folder / f"{trace_name(step)}.parquet"
+    path = folder / f"{trace_name(step, wide=wide)}.parquet"
+    beside = {} if neighbour is None else neighbour.tensors(model, weights)
     if beside:
-        tensors = {name: torch.from_numpy(values) for name, values in beside.items()}
-        write_tensors(path.with_suffix(".safetensors"), tensors)
-    _write_parquet(table.arrow(metadata), path)
+        write_tensors(path.with_suffix(".safetensors"), beside)
+    metadata = _metadata(model, data, probe, step) | {"model_digest": weights_digest(weights.items())}
+    _write_parquet(table.arrow(metadata | dict(facts or {})), path)
     return path
 
 
 def probe_digest(probe: Probe) -> str:
     """sha256 of the probe set."""
-    parts = (probe.tokens, probe.length, probe.document, probe.domain)
+    parts = [probe.tokens, probe.length, probe.document, probe.domain]
+    parts += [probe.start] if probe.start.any() else []
     return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
 
-def _metadata(model: nn.Module, data: PreparedData, step: int, full: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+def _metadata(model: nn.Module, data: PreparedData, probe: Probe, step: int) -> dict[str, Any]:
     routers = routers_of(model)
     return {
         "step": step,
-        "model_digest": weights_digest(model_tensors(model, full).items()),
-        "probe_digest": probe_digest(data.probe),
+        "probe_digest": probe_digest(probe),
         "data_digest": data.digest,
+        "tokenizer_digest": data.manifest["tokenizer_digest"],
         "domains": list(data.domains),
         "layers": [router.layer_idx for router in routers],
         "num_experts": routers[0].gate.out_features if routers else 0,
@@ -134,10 +141,10 @@ class _Columns:
         probe, size = self.probe, self.probe.tokens.shape[1]
         length = probe.length[rows]
         kept = np.arange(size)[None] < length[:, None]
-        position = np.broadcast_to(np.arange(size, dtype=np.int32), kept.shape)
-        last = position == length[:, None] - 1
+        place = np.broadcast_to(np.arange(size, dtype=np.int32), kept.shape)
+        last = place == length[:, None] - 1
         self._put("doc", np.broadcast_to(probe.document[rows, None], kept.shape)[kept])
-        self._put("pos", position[kept])
+        self._put("pos", (probe.start[rows, None] + place)[kept])
         self._put("token_id", probe.tokens[rows][kept])
         self._put("domain", np.broadcast_to(probe.domain[rows, None].astype(np.uint8), kept.shape)[kept])
         self._put("loss", np.where(last, np.nan, losses.float().cpu().numpy())[kept].astype(np.float32))
@@ -146,8 +153,9 @@ class _Columns:
             layer, number = route.layer_idx, np.min_scalar_type(route.router_probs.shape[1] - 1)
             for slot in range(route.topk_indices.shape[1]):
                 self._put(f"e{layer}_{slot}", route.topk_indices[:, slot].cpu().numpy().astype(number)[flat])
-                self._put(f"w{layer}_{slot}", route.topk_weights[:, slot].float().cpu().numpy()[flat])
-            self._put(f"h{layer}", route.entropy.float().cpu().numpy()[flat])
+                self._put(f"w{layer}_{slot}", _floats(route.topk_weights[:, slot])[flat])
+            self._put(f"h{layer}", _floats(route.entropy)[flat])
+            self._put(f"m{layer}", _floats(margin_of(route.router_probs_clean))[flat])
 
     def _put(self, name: str, values: NDArray[Any]) -> None:
         self.columns.setdefault(name, []).append(values)
@@ -158,49 +166,29 @@ class _Columns:
         return pa.table(arrays).replace_schema_metadata({METADATA: json.dumps(metadata)})
 
 
+def _floats(values: Tensor) -> NDArray[np.float32]:
+    """Rounded to `GRAIN`: the digits below are noise that no compression takes away."""
+    return (values.float().cpu().double() / GRAIN).round().mul(GRAIN).float().numpy()
+
+
 def _write_parquet(table: pa.Table, path: Path) -> None:
+    floats = [field.name for field in table.schema if field.type == pa.float32()]
+    others = [field.name for field in table.schema if field.type != pa.float32()]
     with durable.replacing(path, table.nbytes) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=1 << 16)
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            row_group_size=1 << 16,
+            use_dictionary=others,
+            use_byte_stream_split=floats,
+        )
 
 
 def _next_losses(logits: Tensor, tokens: Tensor) -> Tensor:
     """[batch, sequence] loss of the token that follows, in nats; the last column is 0 and never kept."""
     losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), tokens[:, 1:].flatten(), reduction="none")
     return F.pad(losses.view(len(tokens), -1), (0, 1))
-
-
-def _tally(beside: dict[str, NDArray[Any]], name: str, probe: Probe, rows: slice, values: NDArray[Any]) -> None:
-    """Put the values of a batch's documents (axis −2) in their place."""
-    if name not in beside:
-        shape = (*values.shape[:-2], len(probe.tokens), values.shape[-1])
-        beside[name] = np.zeros(shape, dtype=values.dtype)
-    beside[name][..., rows, :] = values
-
-
-def _document_means(route: RouterOutput, probe: Probe, rows: slice) -> NDArray[np.float32]:
-    size = probe.tokens.shape[1]
-    kept = _kept(probe, rows).to(route.router_probs_clean)
-    probs = route.router_probs_clean.view(-1, size, route.router_probs_clean.shape[1])
-    means = (probs * kept.unsqueeze(-1)).sum(1) / kept.sum(1, keepdim=True)
-    return means.float().cpu().numpy()
-
-
-def _kept(probe: Probe, rows: slice) -> Tensor:
-    return torch.from_numpy(np.arange(probe.tokens.shape[1])[None] < probe.length[rows, None])
-
-
-def _fresh_counts(hidden: Tensor, router: Router, probe: Probe, rows: slice) -> NDArray[np.int32]:
-    """[gates, documents, experts] of tokens that each fresh gate, drawn as upcycling draws them, would send there."""
-    experts, width = router.gate.weight.shape
-    stream = (_FRESH_STREAM, router.layer_idx or 0)
-    gates = keyed_normal((FRESH_GATES, experts, width), seed=_FRESH_SEED, stream=stream).to(hidden.device)
-    documents = rows.stop - rows.start
-    kept = _kept(probe, rows).reshape(-1)
-    with torch.autocast(hidden.device.type, enabled=False):  # at a router's own precision
-        logits = hidden.reshape(-1, width).float() @ gates.view(-1, width).T
-    choice = logits.view(-1, FRESH_GATES, experts).argmax(-1).cpu()
-    counts = [expert_counts(choice[:, g : g + 1], experts, kept, groups=documents) for g in range(FRESH_GATES)]
-    return torch.stack(counts).numpy().astype(np.int32)
 
 
 @contextmanager

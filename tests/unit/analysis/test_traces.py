@@ -78,9 +78,20 @@ def change(suite: Suite, edit: Callable[[dict[str, Any], dict[str, Any]], None])
     [
         (
             lambda columns, facts: facts.update(data_digest="other"),
-            "'data_digest' is 'other', but the run's manifest says",
+            "'data_digest' is 'other', but the run's is 'dddd",
         ),
-        (lambda columns, facts: facts.update(layers=[1]), r"'layers' is \[1\], but the run's manifest says \[1, 3\]"),
+        (lambda columns, facts: facts.update(layers=[1]), r"'layers' is \[1\], but the run's is \[1, 3\]"),
+        (
+            lambda columns, facts: facts.update(arm="dense"),
+            "'arm' is 'dense', but the run's is 'two': put the run's own",
+        ),
+        (lambda columns, facts: facts.update(seed=7), "'seed' is 7, but the run's is 42"),
+        (lambda columns, facts: facts.update(step=2), "'step' is 2, but the run's is 4"),
+        (lambda columns, facts: facts.update(tokenizer_digest="other"), "'tokenizer_digest' is 'other', but the run's"),
+        (lambda columns, facts: facts.update(probe_digest="other"), "'probe_digest' is 'other', but step-000000.parq"),
+        (lambda columns, facts: columns.pop("m3"), "no column 'm3'; found doc, pos"),
+        (lambda columns, facts: columns.pop("w1_1"), "no column 'w1_1'; found doc, pos"),
+        (lambda columns, facts: columns.pop("pos"), "no column 'pos'; found doc, token_id"),
         (lambda columns, facts: columns.pop("e3_1"), "no column 'e3_1'; found doc, pos"),
         (lambda columns, facts: facts.pop("top_k"), "no key 'top_k'"),
         (
@@ -127,3 +138,43 @@ def test_fresh_gates_that_are_missing_are_asked_for(suite: Suite) -> None:
     save_file({name: value for name, value in load_file(path).items() if name != "fresh_gates.3"}, path)
     with pytest.raises(AnalysisError, match=r"step 0 holds no fresh_gates\.3 in its \.safetensors"):
         make_tables(suite)
+
+
+def test_places_margins_and_weights_are_those_of_the_rows(suite: Suite) -> None:
+    run = suite.runs[1]
+    trace = read_trace(run, 4)
+    rows = pq.read_table(run.folder / "traces/step-000004.parquet").to_pylist()
+    assert trace.position.tolist() == [row["pos"] for row in rows]
+    for layer in trace.layers:
+        assert layer.margin.tolist() == [row[f"m{layer.layer}"] for row in rows]
+        assert layer.weights.tolist() == [[row[f"w{layer.layer}_0"], row[f"w{layer.layer}_1"]] for row in rows]
+        assert (layer.margin.dtype, layer.weights.dtype) == (np.float64, np.float32)
+
+
+def test_a_wide_trace_is_read_beside_the_other_and_must_be_of_its_own_probe(suite: Suite) -> None:
+    """Its documents have more windows than one, which lie together."""
+    run = suite.runs[1]
+    with pytest.raises(AnalysisError, match=r"wide-000004\.parquet is missing: the run's data\.wide_probe_tokens is 0"):
+        read_trace(run, 4, wide=True)
+    folder = run.folder / "traces"
+    for step in (0, 4):
+        (folder / f"wide-{step:06d}.parquet").write_bytes((folder / f"step-{step:06d}.parquet").read_bytes())
+    assert trace_steps(run) == (0, 2, 4)
+    assert trace_steps(run, wide=True) == (0, 4)
+    wide = read_trace(run, 4, wide=True)
+    assert all(layer.fresh is None and layer.record is None for layer in wide.layers)
+    assert np.array_equal(wide.layers[0].slots, read_trace(run, 4).layers[0].slots)
+    table = pq.read_table(folder / "wide-000004.parquet")
+    facts = json.loads(table.schema.metadata[METADATA]) | {"probe_digest": "other"}
+    pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(facts)}), folder / "wide-000004.parquet")
+    with pytest.raises(AnalysisError, match=r"'probe_digest' is 'other', but wide-000000\.parquet has"):
+        read_trace(run, 4, wide=True)
+
+
+def test_traces_of_another_run_of_the_suite_are_refused_and_nothing_is_overwritten(suite: Suite) -> None:
+    theirs = suite.runs[0].folder / "traces/step-000004.parquet"
+    ours = suite.runs[1].folder / "traces/step-000004.parquet"
+    ours.write_bytes(theirs.read_bytes())
+    with pytest.raises(AnalysisError, match=r"'arm' is 'dense', but the run's is 'two'"):
+        read_trace(suite.runs[1], 4)
+    assert ours.read_bytes() == theirs.read_bytes()

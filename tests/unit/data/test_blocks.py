@@ -128,6 +128,70 @@ def test_probe_tokens_are_the_beginnings_of_their_documents(
         assert toy_data.probe.texts[row] == toy_corpus.documents[document].text
 
 
+@pytest.fixture(scope="module")
+def wide_data(toy_corpus: Corpus, tokenizer: Tokenizer) -> PreparedData:
+    return prepare(toy_corpus, tokenizer, DataConfig(block_size=16, probe_tokens=240, wide_probe_tokens=1200))
+
+
+def test_the_wide_probe_reads_test_documents_on_in_rounds(
+    wide_data: PreparedData, toy_corpus: Corpus, tokenizer: Tokenizer
+) -> None:
+    """A second window of any document only once all have their first; the windows of one lie together, in order."""
+    probe = wide_data.wide
+    assert probe is not None
+    for domain in range(3):
+        mine = np.flatnonzero(probe.domain == domain)
+        assert probe.length[mine].sum() == 1200 // 3
+        lengths = {
+            index: len(encode(tokenizer, [document.text])[0])
+            for index, document in toy_corpus.members("test", wide_data.domains[domain])
+        }
+        rounds = {i: (probe.document[mine] == i).sum() for i in lengths}
+        deepest = max(rounds.values())
+        assert deepest > 1
+        assert all(n >= min(deepest - 1, -(-lengths[i] // 16)) for i, n in rounds.items())
+        order = list(dict.fromkeys(probe.document[mine].tolist()))
+        first = wide_data.probe.document[wide_data.probe.domain == domain].tolist()
+        assert order[: len(first)] == first, "the same seeded order"
+        assert len(probe.document[mine]) == sum(rounds.values())
+    for index in np.unique(probe.document):
+        starts = probe.start[probe.document == index]
+        assert starts.tolist() == list(range(0, 16 * len(starts), 16))
+        rows = np.flatnonzero(probe.document == index)
+        assert (np.diff(rows) == 1).all(), "its windows lie together"
+    assert (probe.length < 16).sum() <= len(np.unique(probe.document)) + 3, "cut at a document's end, and to fit"
+
+
+def test_wide_probe_tokens_are_those_of_their_place(
+    wide_data: PreparedData, toy_corpus: Corpus, tokenizer: Tokenizer
+) -> None:
+    probe = wide_data.wide
+    assert probe is not None
+    for row, document in enumerate(probe.document):
+        (ids,) = encode(tokenizer, [toy_corpus.documents[document].text])
+        start, length = probe.start[row], probe.length[row]
+        assert probe.tokens[row, :length].tolist() == ids[start : start + length]
+        assert (probe.tokens[row, length:] == end_of_text_id(tokenizer)).all()
+        assert probe.texts[row] == toy_corpus.documents[document].text
+
+
+def test_a_wide_probe_changes_nothing_else(wide_data: PreparedData, toy_corpus: Corpus, tokenizer: Tokenizer) -> None:
+    without = prepare(toy_corpus, tokenizer, DataConfig(block_size=16, probe_tokens=240, wide_probe_tokens=0))
+    assert without.wide is None
+    assert without.digest != wide_data.digest
+    assert same(replace(wide_data, wide=None), without)
+
+
+def test_a_wide_probe_takes_all_there_is_at_most(toy_corpus: Corpus, tokenizer: Tokenizer) -> None:
+    found = prepare(toy_corpus, tokenizer, DataConfig(block_size=16, wide_probe_tokens=10**7)).wide
+    assert found is not None
+    smallest = min(
+        sum(len(ids) for ids in encode(tokenizer, [d.text for _, d in toy_corpus.members("test", domain)]))
+        for domain in toy_corpus.domains
+    )
+    assert np.bincount(found.domain, weights=found.length).tolist() == [smallest] * 3
+
+
 def test_preparing_twice_gives_the_same_and_touches_no_global_generator(
     toy_folder: Path, toy_data: PreparedData, tokenizer: Tokenizer, toy_config: Callable[..., RunConfig]
 ) -> None:
@@ -160,10 +224,19 @@ def test_upcycling_touches_no_global_generator(toy_config: Callable[..., RunConf
 def same(one: PreparedData, other: PreparedData) -> bool:
     arrays = all(
         np.array_equal(getattr(part, f.name), getattr(twin, f.name))
-        for part, twin in [(one.probe, other.probe), *((one.split(s), other.split(s)) for s in SPLITS)]
+        for part, twin in [
+            (one.probe, other.probe),
+            *([(one.wide, other.wide)] if one.wide is not None else []),
+            *((one.split(s), other.split(s)) for s in SPLITS),
+        ]
         for f in fields(part)
     )
-    return arrays and one.documents == other.documents and one.domains == other.domains
+    return (
+        arrays
+        and (one.wide is None) == (other.wide is None)
+        and one.documents == other.documents
+        and one.domains == other.domains
+    )
 
 
 # A folder of prepared data
@@ -172,6 +245,7 @@ def same(one: PreparedData, other: PreparedData) -> bool:
 def test_what_is_saved_is_what_is_loaded(toy_data: PreparedData, tmp_path: Path) -> None:
     save_prepared(toy_data, tmp_path)
     loaded = load_prepared(tmp_path)
+    assert toy_data.wide is not None
     assert same(loaded, toy_data)
     assert loaded.digest == toy_data.digest
     assert loaded.manifest["blocks_per_domain"] == toy_data.manifest["blocks_per_domain"]
@@ -189,6 +263,7 @@ def test_a_cache_is_used_again_and_told_apart(
     assert (folder / MANIFEST).stat().st_mtime_ns == written
     assert prepared_folder(toy_corpus, tokenizer, replace(config, block_size=16), tmp_path) != folder
     assert prepared_folder(toy_corpus, tokenizer, replace(config, probe_tokens=300), tmp_path) != folder
+    assert prepared_folder(toy_corpus, tokenizer, replace(config, wide_probe_tokens=0), tmp_path) != folder
 
 
 def test_an_unfinished_folder_is_made_again(
@@ -245,6 +320,8 @@ def test_a_corpus_too_small_for_a_block_says_how_much_it_needs(tokenizer: Tokeni
 def test_a_probe_without_a_token_for_each_domain_is_refused(toy_corpus: Corpus, tokenizer: Tokenizer) -> None:
     with pytest.raises(DataError, match=r"data.probe_tokens must be at least 3, one for each domain; got 2"):
         prepare(toy_corpus, tokenizer, DataConfig(block_size=32, probe_tokens=2))
+    with pytest.raises(DataError, match=r"data.wide_probe_tokens must be at least 3, one for each domain; got 2"):
+        prepare(toy_corpus, tokenizer, DataConfig(block_size=32, wide_probe_tokens=2))
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(toy_corpus: Corpus, toy_base: Path) -> None:

@@ -1,6 +1,5 @@
 """A suite's folder with planted numbers, as training leaves it: for the tests of analysis, report and browser."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -15,10 +14,11 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from moe_emergence.config import DataConfig, MoEConfig, RunConfig, TrainingConfig, to_dict
-from moe_emergence.data.blocks import PreparedData, Probe, save_prepared, token_byte_lengths
+from moe_emergence.data.blocks import PreparedData, save_prepared, token_byte_lengths
 from moe_emergence.data.packing import Blocks
-from moe_emergence.data.tokenizer import END_OF_TEXT
-from moe_emergence.training.trace import METADATA, trace_name
+from moe_emergence.data.probe import Probe
+from moe_emergence.data.tokenizer import END_OF_TEXT, tokenizer_digest
+from moe_emergence.training.trace import METADATA, probe_digest, trace_name
 
 DOMAINS = ("code", "math", "prose")
 HOSTILE = (
@@ -186,7 +186,7 @@ def write_run(folder: Path, suite: PlantedSuite, arm: PlantedArm, seed: int) -> 
         name=arm.name,
         question=arm.question,
         seed=seed,
-        data=DataConfig(block_size=256),
+        data=DataConfig(block_size=256, wide_probe_tokens=0),
         moe=arm.moe,
         training=TrainingConfig(steps=suite.steps, batch_size=16),
     )
@@ -223,6 +223,7 @@ def probe(suite: PlantedSuite) -> Probe:
         length=np.full(len(texts), LENGTH, dtype=np.int32),
         document=np.arange(len(texts), dtype=np.int32),
         domain=np.repeat(np.arange(len(suite.domains)), DOCUMENTS).astype(np.int32),
+        start=np.zeros(len(texts), dtype=np.int32),
         texts=tuple(texts),
     )
 
@@ -245,6 +246,7 @@ def write_data(folder: Path, suite: PlantedSuite) -> None:
             dev=blocks,
             test=blocks,
             probe=probe(suite),
+            wide=None,
             documents=documents,
             token_bytes=token_byte_lengths(made),
             tokenizer=made,
@@ -252,7 +254,7 @@ def write_data(folder: Path, suite: PlantedSuite) -> None:
             manifest={
                 "domains": list(suite.domains),
                 "documents": documents,
-                "tokenizer_digest": hashlib.sha256(made.to_str().encode()).hexdigest(),
+                "tokenizer_digest": tokenizer_digest(made),
             },
         ),
         folder,
@@ -282,7 +284,9 @@ def write_trace(folder: Path, suite: PlantedSuite, arm: PlantedArm, seed: int, s
             columns[f"e{layer}_{slot}"] = np.ascontiguousarray(order[:, slot])
             columns[f"w{layer}_{slot}"] = np.full(rows, 1 / arm.moe.top_k, dtype=np.float32)
         columns[f"h{layer}"] = np.full(rows, _entropy_at(suite, arm, step), dtype=np.float32)
+        columns[f"m{layer}"] = random.random(rows).astype(np.float32)
         beside[f"mean_probabilities.{layer}"] = shares[asked.domain].astype(np.float32)
+        beside |= {f"{name}.{layer}": value for name, value in planted_experts(experts, step, suite.steps).items()}
         if step in (0, suite.steps):
             tilt = arm.fresh * random.random(GATES)[:, None, None]
             mixed = tilt * arm.shares[layer] + (1 - tilt) / experts
@@ -290,7 +294,11 @@ def write_trace(folder: Path, suite: PlantedSuite, arm: PlantedArm, seed: int, s
             beside[f"fresh_gates.{layer}"] = counts.astype(np.int32)
     facts = {
         "step": step,
+        "arm": arm.name,
+        "seed": seed,
+        "probe_digest": probe_digest(asked),
         "data_digest": DIGEST,
+        "tokenizer_digest": tokenizer_digest(tokenizer()),
         "domains": list(suite.domains),
         "layers": list(arm.shares),
         "num_experts": experts,
@@ -301,6 +309,23 @@ def write_trace(folder: Path, suite: PlantedSuite, arm: PlantedArm, seed: int, s
     pq.write_table(table, folder / f"{trace_name(step)}.parquet")
     if beside:
         save_file(beside, folder / f"{trace_name(step)}.safetensors")
+
+
+def planted_experts(experts: int, step: int, last: int) -> dict[str, np.ndarray]:
+    """Experts that move apart as the run goes on: outputs from one function to a cosine of 0.5 with each other."""
+    moved = step / last
+    alike = np.where(np.eye(experts, dtype=bool), 1.0, 1 - 0.5 * moved)
+    random = np.random.default_rng([experts, step])
+    found = {
+        "gate": random.normal(size=(experts, 16)),
+        "routed_mean": random.normal(size=(experts, 16)) + 3,
+        "drift": np.full(experts, 1e-3 + moved),
+        "delta_cosine": np.where(np.eye(experts, dtype=bool), 1.0, 0.2 * moved),
+        "output_cosine": alike,
+        "output_cka": alike,
+        "ancestor_cosine": np.full(experts, 1 - 0.3 * moved),
+    }
+    return {name: value.astype(np.float32) for name, value in found.items()}
 
 
 def manifest(suite: PlantedSuite, arm: PlantedArm) -> dict[str, Any]:
@@ -328,6 +353,7 @@ def manifest(suite: PlantedSuite, arm: PlantedArm) -> dict[str, Any]:
             "digest": DIGEST,
             "corpus": "embedded",
             "corpus_digest": "c" * 64,
+            "tokenizer_digest": tokenizer_digest(tokenizer()),
             "domains": list(suite.domains),
             "blocks_per_domain": {"train": 900, "dev": 60, "test": 60},
             "tokens": {"train": dict.fromkeys(suite.domains, 250_000)},

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moe_emergence.data.blocks import Probe
+from moe_emergence.data.probe import Probe
 from moe_emergence.errors import AnalysisError
 from moe_emergence.report.page import _environment
 from moe_emergence.report.passages import (

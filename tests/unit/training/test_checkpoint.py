@@ -26,7 +26,6 @@ from moe_emergence.training.checkpoint import (
     newest_whole_checkpoint,
     read_checkpoint,
     remove_old_checkpoints,
-    remove_partial_checkpoints,
     save_checkpoint,
 )
 from moe_emergence.training.engine import Engine
@@ -254,7 +253,7 @@ def test_what_was_not_finished_is_no_checkpoint_and_goes(several: Path) -> None:
         shutil.copytree(several / "step-000010", several / name)
     (several / ".mine").mkdir()
     assert newest_whole_checkpoint(several, silent) == several / "step-1000000"
-    remove_partial_checkpoints(several)
+    durable.remove_partial_folders(several)
     assert {name for name in found(several) if name.startswith(".")} == {".mine"}, "only names of ours"
 
 

@@ -80,11 +80,12 @@ def test_the_rate_is_the_schedule_s(finished: Path, toy_config: Config) -> None:
 
 
 def test_it_looks_at_both_ends_and_on_the_grid(finished: Path) -> None:
-    """Dev at every point of the grid; test, and fresh gates, at the first and the last step alone."""
+    """Dev at every point of the grid; test, fresh gates and the wide probe at the first and the last step alone."""
     assert [line["step"] for line in lines(finished, event="evaluation", split="dev")] == [0, 2, 6]
     assert [line["step"] for line in lines(finished, event="evaluation", split="test")] == [0, 6]
     assert sorted(path.name for path in (finished / "traces").glob("*.parquet")) == [
-        f"step-{step:06d}.parquet" for step in (0, 2, 6)
+        *(f"step-{step:06d}.parquet" for step in (0, 2, 6)),
+        *(f"wide-{step:06d}.parquet" for step in (0, 6)),
     ]
     fresh = {s: f"fresh_gates.{1}" in load_file(finished / "traces" / f"step-{s:06d}.safetensors") for s in (0, 2, 6)}
     assert fresh == {0: True, 2: False, 6: True}

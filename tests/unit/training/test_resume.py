@@ -169,7 +169,8 @@ def test_traces_of_what_is_trained_again_go(
     traces = tmp_path / "run" / "traces"
     assert (traces / "step-000004.parquet").exists()
     run(changed(config, "training", evaluations=2), tmp_path / "run", resume=True, allow_inexact=True)
-    assert {path.stem for path in traces.iterdir()} == {f"step-00000{step}" for step in (0, 1, 2, 8)}
+    assert {path.stem for path in traces.glob("step-*")} == {f"step-00000{step}" for step in (0, 1, 2, 8)}
+    assert {path.stem for path in traces.glob("wide-*")} == {"wide-000000", "wide-000008"}
 
 
 def test_a_kill_between_manifest_and_configuration_is_made_good(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_emergence.config import OptimizerConfig
-from moe_emergence.training.schedule import evaluation_steps, learning_rate_factor
+from moe_emergence.training.schedule import evaluation_steps, learning_rate_factor, snapshot_steps
 
 TENTH = OptimizerConfig(warmup=0.1)
 
@@ -49,12 +49,29 @@ def test_every_update_has_a_rate_between_zero_and_the_peak(steps: int, warmup: f
 
 
 @given(st.integers(1, 200_000), st.integers(2, 40))
-def test_the_grid_holds_both_ends_and_no_more_points_than_asked(steps: int, points: int) -> None:
+def test_the_grid_holds_both_ends_and_as_many_points_as_asked(steps: int, points: int) -> None:
     grid = evaluation_steps(steps, points)
     assert grid[0] == 0
     assert grid[-1] == steps
-    assert len(grid) <= points
+    assert len(grid) == min(points, steps + 1)
     assert list(grid) == sorted(set(grid))
+
+
+def test_coinciding_points_move_on() -> None:
+    """Of 40 points in 10,000 steps, evenly spaced in the logarithm, the second would fall on 0.27."""
+    assert evaluation_steps(240, 12) == (0, 1, 2, 3, 6, 11, 19, 32, 53, 88, 145, 240)
+    assert evaluation_steps(10_000, 40)[:10] == (0, 1, 2, 3, 4, 5, 6, 7, 8, 9)
+    assert len(set(evaluation_steps(10_000, 40))) == 40
+
+
+def test_snapshots_are_even_over_the_looks() -> None:
+    looks = (0, 1, 2, 3, 6, 11, 19, 32, 53, 88, 145, 240)
+    assert snapshot_steps(looks, 4) == (0, 6, 32, 240)
+    assert snapshot_steps(looks, 2) == (0, 240)
+    assert snapshot_steps(looks, 1) == (240,)
+    assert snapshot_steps(looks, 0) == ()
+    assert snapshot_steps(looks, 50) == looks
+    assert snapshot_steps((0, 1), 4) == (0, 1)
 
 
 def test_the_grid_is_even_in_the_logarithm() -> None:

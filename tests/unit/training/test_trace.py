@@ -1,7 +1,10 @@
 """Traces: the table against a forward of each document by itself, and what lies beside it against plain loops."""
 
+import importlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +16,29 @@ import torch
 from safetensors.numpy import load_file
 from transformers import GPT2LMHeadModel
 
+from moe_emergence.config import MoEConfig
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.models.base import weights_digest
+from moe_emergence.models.families import ancestor_stacks
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
+from moe_emergence.models.upcycle import ancestor_state, upcycle
+from moe_emergence.moe.layer import MoE
 from moe_emergence.moe.noise import keyed_normal
 from moe_emergence.moe.router import routers_of
 from moe_emergence.training import trace
-from moe_emergence.training.trace import FRESH_GATES, METADATA, probe_digest, write_trace
+from moe_emergence.training.neighbour import FRESH_GATES
+from moe_emergence.training.similarity import expert_similarity, sampled_tokens
+from moe_emergence.training.trace import METADATA, probe_digest, step_of_trace, write_trace
 
 CPU = torch.device("cpu")
 MakeMoE = Callable[..., GPT2MoEForCausalLM]
 
 
 def written(
-    model: Any, data: PreparedData, folder: Path, *, step: int = 3, fresh_gates: bool = False
+    model: Any, data: PreparedData, folder: Path, *, step: int = 3, **options: Any
 ) -> tuple[pa.Table, dict[str, np.ndarray]]:
-    path = write_trace(model, data, folder, step=step, device=CPU, fresh_gates=fresh_gates)
+    path = write_trace(model, data, folder, step=step, device=CPU, **options)
+    assert path is not None
     beside = path.with_suffix(".safetensors")
     return pq.read_table(path), load_file(beside) if beside.exists() else {}
 
@@ -45,7 +55,7 @@ def test_columns_and_their_types(make_moe: MakeMoE, toy_data: PreparedData, tmp_
     types = {"doc": pa.int32(), "pos": pa.int32(), "token_id": pa.uint16(), "domain": pa.uint8(), "loss": pa.float32()}
     for layer in (0, 1):
         types |= {f"e{layer}_{k}": pa.uint8() for k in (0, 1)} | {f"w{layer}_{k}": pa.float32() for k in (0, 1)}
-        types |= {f"h{layer}": pa.float32()}
+        types |= {f"h{layer}": pa.float32(), f"m{layer}": pa.float32()}
     assert dict(zip(table.column_names, table.schema.types, strict=True)) == types
     assert table.num_rows == toy_data.probe.length.sum()
     nulls = {name: table.column(name).null_count for name in table.column_names}
@@ -80,6 +90,8 @@ def test_the_table_is_a_forward_of_each_document(
             assert sum(weights) == pytest.approx(1)
             clean = route.router_logits[position].double().softmax(0)
             assert row["h1"] == pytest.approx(-float((clean * clean.log()).sum()), abs=1e-5)
+            first, second = clean.sort(descending=True).values[:2].tolist()
+            assert row["m1"] == pytest.approx(first - second, abs=1e-5)
     assert next(rows, None) is None
 
 
@@ -92,6 +104,7 @@ def test_metadata_says_what_was_traced(make_moe: MakeMoE, toy_data: PreparedData
         "model_digest": weights_digest(model.named_parameters()),
         "probe_digest": probe_digest(toy_data.probe),
         "data_digest": toy_data.digest,
+        "tokenizer_digest": toy_data.manifest["tokenizer_digest"],
         "domains": ["code", "math", "prose"],
         "layers": [0, 1],
         "num_experts": 4,
@@ -174,16 +187,132 @@ def test_fresh_gates_are_the_same_for_every_run_and_none_is_the_model_s(
 
 
 def test_batches_do_not_change_a_trace(
-    make_moe: MakeMoE, toy_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_moe: MakeMoE, dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_moe()
-    whole, beside = written(model, toy_data, tmp_path / "whole", fresh_gates=True)
+    model, options = make_moe(), {"fresh_gates": True, "ancestor": ancestor_state(dense, (1,))}
+    whole, beside = written(model, toy_data, tmp_path / "whole", **options)
     monkeypatch.setattr(trace, "BATCH", 3)
-    cut, cut_beside = written(model, toy_data, tmp_path / "cut", fresh_gates=True)
+    cut, cut_beside = written(model, toy_data, tmp_path / "cut", **options)
     for name in whole.column_names:
         a, b = (t.column(name).to_numpy(zero_copy_only=False) for t in (whole, cut))
         assert np.allclose(a.astype(float), b.astype(float), atol=1e-5, equal_nan=True), name
-    assert all(np.allclose(beside[name], cut_beside[name], atol=1e-5) for name in beside)
+    assert set(beside) == set(cut_beside)
+    assert all(np.allclose(beside[name], cut_beside[name], atol=1e-5, equal_nan=True) for name in beside)
+
+
+def test_what_is_recorded_of_gate_and_experts(
+    make_moe: MakeMoE, dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path
+) -> None:
+    """Against a forward of each document by itself: on the sampled tokens, and of those that each expert comes first
+    for."""
+    model, kept = make_moe(layers=(0, 1), top_k=2).eval(), ancestor_state(dense, (0, 1))
+    with torch.no_grad():
+        routers_of(model)[1].gate.weight[3] = 0  # nobody's first choice, where another logit is above 0
+    table, beside = written(model, toy_data, tmp_path, ancestor=kept)
+    inputs: dict[int, list[torch.Tensor]] = {0: [], 1: []}
+    for router in routers_of(model):
+        router.register_forward_pre_hook(lambda module, given: inputs[module.layer_idx].append(given[0][0]))
+    for _, tokens in documents(toy_data):
+        with torch.no_grad():
+            model(input_ids=tokens[None])
+    block = toy_data.probe.tokens.shape[1]
+    flat = np.flatnonzero(np.arange(block)[None] < toy_data.probe.length[:, None])
+    sampled = np.isin(flat, sampled_tokens(toy_data.probe))
+    for number, layer in enumerate(m for m in model.modules() if isinstance(m, MoE)):
+        hidden = torch.cat(inputs[number])
+        first = torch.from_numpy(table[f"e{number}_0"].to_numpy().astype(np.int64))
+        for expert in range(4):
+            mean = hidden[first == expert].mean(0).numpy()
+            assert np.allclose(beside[f"routed_mean.{number}"][expert], mean, atol=1e-5, equal_nan=True)
+        assert np.array_equal(beside[f"gate.{number}"], layer.router.gate.weight.detach().numpy())
+        stacks = {name: p.detach() for name, p in layer.experts.named_parameters()}
+        origin = ancestor_stacks(model, kept, number)
+        expected = expert_similarity(stacks, origin, hidden[torch.from_numpy(sampled)], layer.experts.act_fn)
+        for name, value in expected.items():
+            assert np.allclose(beside[f"{name}.{number}"], value, atol=1e-5), name
+    assert {name.split(".")[0] for name in beside} == {"mean_probabilities", "gate", "routed_mean", *expected}
+
+
+def test_the_wide_trace_reads_the_documents_on(make_moe: MakeMoE, toy_data: PreparedData, tmp_path: Path) -> None:
+    """Each window by itself, without what came before it; with no neighbour, and never taken for the other."""
+    model, probe = make_moe().eval(), toy_data.wide
+    assert probe is not None
+    written(model, toy_data, tmp_path)
+    table, beside = written(model, toy_data, tmp_path, wide=True)
+    assert beside == {}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        f"{n}-000003.{s}" for n, s in (("step", "parquet"), ("step", "safetensors"), ("wide", "parquet"))
+    ]
+    rows = iter(table.to_pylist())
+    for window in range(len(probe.tokens)):
+        tokens = torch.from_numpy(probe.tokens[window, : probe.length[window]].astype(np.int64))
+        with torch.no_grad():
+            output = model(input_ids=tokens[None])
+        for place, token in enumerate(tokens.tolist()):
+            row = next(rows)
+            assert (row["doc"], row["pos"]) == (probe.document[window], probe.start[window] + place)
+            assert (row["token_id"], row["e1_0"]) == (token, int(output.routes[0].topk_indices[place, 0]))
+            assert (row["loss"] is None) == (place + 1 == len(tokens))
+    assert next(rows, None) is None
+    digests = [
+        json.loads(t.schema.metadata[METADATA])["probe_digest"]
+        for t in (table, pq.read_table(tmp_path / "step-000003.parquet"))
+    ]
+    assert digests == [probe_digest(probe), probe_digest(toy_data.probe)]
+    assert digests[0] != digests[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("step-000012.parquet", 12),
+        ("wide-1000000.parquet", 1_000_000),
+        ("step-000012.safetensors", 12),
+        ("step-000012 (copy).parquet", -1),
+        ("mine-000012.parquet", -1),
+        ("step-12.json", -1),
+    ],
+)
+def test_names_of_traces(name: str, step: int) -> None:
+    assert step_of_trace(Path(name)) == step
+
+
+def test_a_trace_of_four_layers_and_two_experts_takes_60_bytes_a_token(
+    dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path
+) -> None:
+    """With probabilities that differ from token to token, and the documents of the toy corpus many times over."""
+    config = type(dense.config)(**(dense.config.to_dict() | {"n_layer": 4}))
+    torch.manual_seed(0)
+    deep = GPT2LMHeadModel(config).eval()
+    model = upcycle(deep, MoEConfig(layers=(0, 1, 2, 3), num_experts=8, top_k=2), seed=3)
+    with torch.no_grad():
+        for router in routers_of(model):
+            router.gate.weight.mul_(5)
+    probe = toy_data.probe
+    many = {n: np.concatenate([getattr(probe, n)] * 8) for n in ("tokens", "length", "document", "domain", "start")}
+    shuffled = np.random.default_rng(0).permutation(many["tokens"].reshape(-1)).reshape(many["tokens"].shape)
+    large = replace(probe, **(many | {"tokens": shuffled}), texts=probe.texts * 8)
+    table, _ = written(model, replace(toy_data, probe=large), tmp_path)
+    assert len(np.unique(table["h3"].to_numpy())) > 0.9 * table.num_rows
+    assert np.bincount(table["e3_0"].to_numpy()).min() > 0
+    size = (tmp_path / "step-000003.parquet").stat().st_size
+    assert 40 < size / table.num_rows < 60
+
+
+def test_other_tools_read_a_trace(make_moe: MakeMoE, toy_data: PreparedData, tmp_path: Path) -> None:
+    """DuckDB and datasets; pandas and polars where they are installed."""
+    table, _ = written(make_moe(top_k=2), toy_data, tmp_path)
+    path, expected = str(tmp_path / "step-000003.parquet"), table.to_pydict()
+    duckdb, datasets = pytest.importorskip("duckdb"), pytest.importorskip("datasets")
+    found = duckdb.sql(f"select * from '{path}'")
+    assert dict(zip(found.columns, map(list, zip(*found.fetchall(), strict=True)), strict=True)) == expected
+    read = datasets.Dataset.from_parquet(path, cache_dir=str(tmp_path / "cache"))
+    assert {name: list(read[name]) for name in read.column_names} == expected
+    for library in ("pandas", "polars"):
+        with suppress(ImportError):
+            frame = importlib.import_module(library).read_parquet(path)
+            assert list(frame["m1"]) == expected["m1"]
+            assert list(frame["e1_1"]) == expected["e1_1"]
 
 
 def test_tracing_leaves_no_mark(make_moe: MakeMoE, toy_data: PreparedData, tmp_path: Path) -> None:
@@ -200,9 +329,6 @@ def test_tracing_leaves_no_mark(make_moe: MakeMoE, toy_data: PreparedData, tmp_p
 def test_more_than_256_experts_keep_their_numbers(
     dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path
 ) -> None:
-    from moe_emergence.config import MoEConfig
-    from moe_emergence.models.upcycle import upcycle
-
     model = upcycle(dense, MoEConfig(layers=(1,), num_experts=300, noise_std=0.0), seed=3)
     with torch.no_grad():
         gate = routers_of(model)[0].gate.weight
