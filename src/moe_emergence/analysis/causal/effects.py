@@ -174,7 +174,8 @@ def dose_rows(
 def single(found: Bootstrap, place: tuple[int, ...]) -> Bootstrap:
     """One value of an array of values."""
     documents = np.broadcast_to(found.documents, found.observed.shape)
-    return Bootstrap(found.observed[place], found.replicates[:, *place], int(documents[place]))
+    replicates = found.replicates.reshape(len(found.replicates), -1)[:, np.ravel_multi_index(place, documents.shape)]
+    return Bootstrap(found.observed[place], replicates, int(documents[place]))
 
 
 def measurable_documents(domain: NDArray[np.int64], domains: int, least: int = 2) -> bool:

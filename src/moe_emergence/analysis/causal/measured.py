@@ -21,7 +21,7 @@ from moe_emergence.analysis.causal.knockout import (
     survey,
 )
 from moe_emergence.analysis.causal.regret import regret_sums
-from moe_emergence.analysis.causal.retention import RANDOM_SUBSETS, kept_counts, retained_losses, tested_half
+from moe_emergence.analysis.causal.retention import RANDOM_SUBSETS, kept_counts, measured_half, retained_losses
 from moe_emergence.analysis.causal.transplant import Gates, transplanted_losses
 from moe_emergence.errors import AnalysisError
 from moe_emergence.interrupt import stop_if_asked
@@ -135,7 +135,7 @@ class Measured:
         everything = number_of_batches(self.documents)
         if part == RETENTION:
             orders = int(self.documents.domain.max()) + 1 + RANDOM_SUBSETS
-            tested = number_of_batches(self.documents.of(tested_half(self.documents.domain)))
+            tested = number_of_batches(self.documents.of(measured_half(self.documents.domain)))
             return tested * orders * len(kept_counts(experts))
         a_batch = {
             KNOCKOUT: layers * experts * len(self.settings.interventions),

@@ -57,7 +57,7 @@ def kept_counts(experts: int) -> tuple[int, ...]:
     return tuple(sorted({round(float(count)) for count in ratios}))
 
 
-def tested_half(domain: Int[np.ndarray, " documents"]) -> NDArray[np.int64]:
+def measured_half(domain: Int[np.ndarray, " documents"]) -> NDArray[np.int64]:
     """Documents that losses are taken on; the others rank the experts."""
     return np.flatnonzero(~halves(domain, _SPLIT_SEED))
 
@@ -67,7 +67,7 @@ def usage_order(
 ) -> Int[np.ndarray, "domains layers experts"]:
     """Experts of each layer from the most to the least used by a domain, on the half that is not tested."""
     ranking = np.ones(len(domain), dtype=bool)
-    ranking[tested_half(domain)] = False
+    ranking[measured_half(domain)] = False
     used = [counts[:, ranking & (domain == number)].sum(1) for number in range(int(domain.max()) + 1)]
     return np.argsort(-np.stack(used), axis=-1, kind="stable")
 
@@ -89,7 +89,7 @@ def retained_losses(
     )
     counts = kept_counts(subject.experts)
     retained = np.full((len(orders), len(counts), len(documents.rows)), np.nan)
-    tested = tested_half(documents.domain)
+    tested = measured_half(documents.domain)
     for batch in batches(documents.probe, documents.rows[tested], subject.device):
         seen = subject.observe(batch)
         for number, order in enumerate(orders):
@@ -104,7 +104,7 @@ def retention_rows(
     origin: Origin, experts: int, retained: Float[np.ndarray, "orders counts documents"]
 ) -> Iterator[RetentionRow]:
     """Every domain, number kept and kind of subset."""
-    tested = tested_half(origin.domain)
+    tested = measured_half(origin.domain)
     here, domains = origin.of(tested), len(origin.domains)
     values = retained[..., tested]
     for number, domain in enumerate(origin.domains):
