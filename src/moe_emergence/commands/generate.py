@@ -30,7 +30,7 @@ def run(arguments: Sequence[str]) -> None:
         if given[name] < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}; got {given[name]}")
 
-    from moe_emergence.commands.models import load_trained
+    from moe_emergence.training.trained import load_trained
 
     model, tokenizer = load_trained(Path(given["model"]))
     print_tokens(continued(model, tokenizer, given))

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from moe_emergence.commands.arguments import Command
 from moe_emergence.commands.fields import build_run, fields_of
-from moe_emergence.commands.models import silence_transformers
 from moe_emergence.commands.printing import print_rows
 from moe_emergence.config import EMBEDDED, MoEConfig, RunConfig, flat
 from moe_emergence.errors import RunDirectoryError
+from moe_emergence.training.trained import silence_transformers
 
 if TYPE_CHECKING:
     from torch import Tensor

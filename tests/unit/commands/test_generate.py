@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from moe_emergence import cli
 from moe_emergence.commands.arguments import Arguments
 from moe_emergence.commands.generate import _pieces, continued
-from moe_emergence.commands.models import load_trained
 from moe_emergence.config import MoEConfig, RunConfig, to_dict
 from moe_emergence.data.corpora import make_corpus
 from moe_emergence.data.documents import Document
@@ -19,6 +18,7 @@ from moe_emergence.data.tokenizer import train_tokenizer
 from moe_emergence.models.upcycle import upcycle
 from moe_emergence.training.checkpoint import save_checkpoint
 from moe_emergence.training.tensors import model_tensors, optimizer_tensors
+from moe_emergence.training.trained import load_trained
 
 torch.set_num_threads(1)
 CONTEXT = 24
