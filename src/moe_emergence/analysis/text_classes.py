@@ -105,10 +105,10 @@ _TERM = rf"(?=[ \t]+(?:{_LETTER}(?!\w)|[A-Z][A-Z]|[\d({{`<~_-]))"
 _MATHEMATICS = re.compile(
     "|".join(
         (
+            r"(?P<BRACKET><\.(?=[ \t])|(?<=[ \t])>\.(?!\S)|[()\[\]{}])",
             # Metamath's symbols stand between blanks; A. and x. may also end a sentence
             r"(?P<RELATION>(?<!\S)(?:e\.|\.<_|<_|C_|~~>?|~<_?|e/|_\|_|\|-|\|\|)(?!\S)|(?<!\S)C\." + _TERM,
             r"<=?>|<?-+>|\|->|=/=|[<>!:=]=|=>|[=<>])",
-            r"(?P<BRACKET><\.(?=[ \t])|(?<=[ \t])>\.(?!\S)|[()\[\]{}])",
             r"(?P<OPERATOR>(?<!\S)(?:E[!*]|U_|u\.|i\^i|o\.|\.[+x-]\.?|\.\\/|\./\\)(?!\S)|(?<!\S)[AEUXx]\." + _TERM,
             rf"-\.|/\\|\\/|(?<!{_LETTER}{{2}})-|-(?!{_LETTER}{{2}})|[+*/^|~&%_`]|\\(?![A-Za-z]))",
             r"(?P<COMMAND>\\[A-Za-z]+)",
