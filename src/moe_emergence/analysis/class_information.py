@@ -15,7 +15,6 @@ from moe_emergence.analysis.statistics import (
     generator,
     null_p_value,
 )
-from moe_emergence.analysis.token_types import TokenClass
 from moe_emergence.errors import AnalysisError
 
 SHIFTS = 199
@@ -25,19 +24,18 @@ _SHIFTS_OF_RESAMPLES = 19
 
 
 def class_counts(
-    classes: NDArray[np.uint8],
+    classes: NDArray[np.integer],
     experts: NDArray[np.integer],
     document: NDArray[np.integer],
-    n_documents: int,
-    n_experts: int,
+    shape: tuple[int, int, int],
 ) -> NDArray[np.int64]:
-    """[documents, classes, experts] assignments; `experts` [tokens, slots] holds all slots, or the first alone.
+    """Assignments by (document, class, expert), as many of each as `shape` says; `experts` [tokens, slots] holds all
+    slots, or the first alone.
 
     Sums to tokens × slots.
     """
-    cell = (document.astype(np.int64) * len(TokenClass) + classes) * n_experts
+    cell = (document.astype(np.int64) * shape[1] + classes) * shape[2]
     cells = (cell[:, None] + experts).reshape(-1)
-    shape = (n_documents, len(TokenClass), n_experts)
     return np.bincount(cells, minlength=int(np.prod(shape))).reshape(shape)
 
 
@@ -68,7 +66,7 @@ class ClassInformation:
 
 
 def class_information(
-    classes: NDArray[np.uint8],
+    classes: NDArray[np.integer],
     experts: NDArray[np.integer],
     document: NDArray[np.integer],
     n_experts: int,
@@ -78,17 +76,19 @@ def class_information(
 ) -> ClassInformation:
     """How much the class of a token tells of its expert, beyond chance, within documents.
 
-    `classes` and `document` [tokens], `experts` [tokens, slots]; a document's tokens are consecutive and in order. The
-    null keeps each document's class sequence and expert sequence as they are, runs and all, and turns one against the
-    other by a random offset: permuting single tokens would call the runs themselves an association.
+    `classes` (any number of them, from 0) and `document` [tokens], `experts` [tokens, slots]; a document's tokens are
+    consecutive and in order. The null keeps each document's class sequence and expert sequence as they are, runs and
+    all, and turns one against the other by a random offset: permuting single tokens would call the runs themselves an
+    association.
 
     Raises:
         AnalysisError: there are fewer than 2 documents, or a document's tokens are not consecutive.
     """
     starts, lengths = _runs(document)
     place = np.repeat(np.arange(len(starts)), lengths)
-    counts = class_counts(classes, experts, place, len(starts), n_experts)
-    null = _shifted_counts(classes, experts, starts, lengths, n_experts, shifts, seed)
+    shape = (len(starts), int(classes.max()) + 1, n_experts)
+    counts = class_counts(classes, experts, place, shape)
+    null = _shifted_counts(classes, experts, starts, lengths, shape, shifts, seed)
     by_chance = mutual_information(null.sum(1))
     plug_in, null_mean = float(mutual_information(counts.sum(0))), float(by_chance.mean())
     resamples = bootstrap(_excess(counts, null[:_SHIFTS_OF_RESAMPLES]), np.zeros(len(starts), dtype=np.int64))
@@ -134,11 +134,11 @@ def _runs(document: NDArray[np.integer]) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def _shifted_counts(
-    classes: NDArray[np.uint8],
+    classes: NDArray[np.integer],
     experts: NDArray[np.integer],
     starts: NDArray[np.int64],
     lengths: NDArray[np.int64],
-    n_experts: int,
+    shape: tuple[int, int, int],
     shifts: int,
     seed: int,
 ) -> NDArray[np.int64]:
@@ -153,6 +153,6 @@ def _shifted_counts(
         rows = len(turned)
         group = (np.arange(rows)[:, None] * len(starts) + place).reshape(-1)
         many = np.tile(experts, (rows, 1))
-        counts = class_counts(classes[turned].reshape(-1), many, group, rows * len(starts), n_experts)
-        parts.append(counts.reshape(rows, len(starts), len(TokenClass), n_experts))
+        counts = class_counts(classes[turned].reshape(-1), many, group, (rows * shape[0], *shape[1:]))
+        parts.append(counts.reshape(rows, *shape))
     return np.concatenate(parts)

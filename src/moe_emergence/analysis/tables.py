@@ -33,11 +33,11 @@ from moe_emergence.analysis.origins import AuditRow, ReceiptRow, audit_rows, rec
 from moe_emergence.analysis.records import Source, Suite
 from moe_emergence.analysis.shares import ShareRow, first_choice_share_rows, share_rows
 from moe_emergence.analysis.specialisation import InformationRow, VerdictRow, information_rows, verdict_rows
+from moe_emergence.analysis.token_labels import probe_classes
 from moe_emergence.analysis.token_rows import (
     ClassInformationRow,
     TokenClassRow,
     class_information_rows,
-    probe_classes,
     token_class_rows,
 )
 from moe_emergence.analysis.traces import read_trace

@@ -1,4 +1,4 @@
-"""Python token classes × experts, a run and a layer, at the last step: of every domain whose documents are Python."""
+"""Token classes × experts, a run and a layer, at the last step; what classes tell of experts; how far they reach."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,10 +11,8 @@ from moe_emergence.analysis.class_information import class_counts, class_informa
 from moe_emergence.analysis.comparisons import LastTraces
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.specialisation import FIRST_CHOICE, SLOTS, Counted
-from moe_emergence.analysis.token_types import TokenClass, character_offsets, python_domains, token_classes
+from moe_emergence.analysis.token_labels import DomainClasses
 from moe_emergence.analysis.traces import LayerTrace, Trace, read_trace
-from moe_emergence.data.blocks import PreparedData
-from moe_emergence.errors import AnalysisError
 from moe_emergence.routing import load_of_counts
 
 
@@ -23,6 +21,7 @@ class TokenClassRow:
     """One cell of token classes × experts.
 
     Attributes:
+        scheme: whose classes these are, Python's, those of mathematics or of prose: the domain's.
         assignments: how many of the class's assignments go to the expert; share: ÷ all of the class's; uniform: 1/E.
     """
 
@@ -31,6 +30,7 @@ class TokenClassRow:
     layer: int
     counted: Counted
     domain: str
+    scheme: str
     token_class: str
     expert: int
     assignments: int
@@ -45,6 +45,7 @@ class ClassInformationRow:
     The first step's is what the run's own untrained gates tell.
 
     Attributes:
+        scheme: as in `TokenClassRow`; domains of different schemes have different classes and maxima.
         null_mean, null_low, null_high: with each document's classes shifted in a circle against its routes.
         estimate: plug_in − null_mean; low, high: its 95 % interval over documents; p: one-sided.
     """
@@ -55,6 +56,7 @@ class ClassInformationRow:
     layer: int
     counted: Counted
     domain: str
+    scheme: str
     documents: int
     tokens: int
     maximum: float
@@ -68,52 +70,57 @@ class ClassInformationRow:
     p: float
 
 
-def probe_classes(data: PreparedData, trace: Trace) -> dict[str, NDArray[np.uint8]]:
-    """Domain to the `TokenClass` of each of its tokens in the trace's order; only domains that are Python.
+@dataclass(frozen=True, kw_only=True)
+class ClassCoverageRow:
+    """How far a domain's classes reach: the same for every run, since all read the same probe.
 
-    Raises:
-        AnalysisError: the trace's tokens are not those of the prepared documents.
+    Attributes:
+        scheme: as in `TokenClassRow`.
+        documents: of the domain in the probe; tokens: of them.
+        documents_not_tokenised: of these, how many stop tokenising within the part that the probe reads; what follows
+            is of the class `other`. Mathematics and prose take any text: 0.
+        other_share: share of the tokens whose class is `other`, 0..1.
     """
-    probe = data.probe
-    if not np.array_equal(probe.document, trace.index):
-        raise AnalysisError(
-            f"the trace is of documents {trace.index[:3]}…, the prepared data probes {probe.document[:3]}…: give the "
-            "data the run was made with"
+
+    domain: str
+    scheme: str
+    documents: int
+    documents_not_tokenised: int
+    tokens: int
+    other_share: float
+
+
+def class_coverage_rows(classes: dict[str, DomainClasses]) -> tuple[ClassCoverageRow, ...]:
+    """One row a domain."""
+    return tuple(
+        ClassCoverageRow(
+            domain=domain,
+            scheme=found.scheme.name,
+            documents=found.documents,
+            documents_not_tokenised=found.not_tokenised,
+            tokens=len(found.classes),
+            other_share=float((found.classes == found.scheme.classes["OTHER"]).mean()),
         )
-    python = python_domains(probe.texts, probe.domain, len(data.domains))
-    found: dict[str, NDArray[np.uint8]] = {}
-    for number in np.flatnonzero(python):
-        parts = []
-        for row in np.flatnonzero(probe.domain == number):
-            ids = trace.token_id[trace.document == row]
-            document = data.documents[probe.document[row]]["id"]
-            parts.append(
-                token_classes(
-                    probe.texts[row], character_offsets(ids, probe.texts[row], data.tokenizer, document=document)
-                )
-            )
-        found[data.domains[number]] = np.concatenate(parts)
-    return found
+        for domain, found in classes.items()
+    )
 
 
-def token_class_rows(
-    suite: Suite, last: LastTraces, classes: dict[str, NDArray[np.uint8]]
-) -> tuple[TokenClassRow, ...]:
-    """One row a run, layer, way of counting, Python domain, class and expert; classes without tokens are left out."""
+def token_class_rows(suite: Suite, last: LastTraces, classes: dict[str, DomainClasses]) -> tuple[TokenClassRow, ...]:
+    """One row a run, layer, way of counting, domain, class and expert; classes without tokens are left out."""
     return tuple(
         row
         for run in suite.runs
         for layer in last[run.arm, run.seed].layers
-        for domain, kinds in classes.items()
+        for domain, found in classes.items()
         for counted, experts in _ways(layer, _rows_of(suite, last[run.arm, run.seed], domain))
-        for row in _cells(run.arm, run.seed, layer, domain, counted, kinds, experts)
+        for row in _cells(run, layer, domain, counted, found, experts)
     )
 
 
 def class_information_rows(
-    suite: Suite, last: LastTraces, classes: dict[str, NDArray[np.uint8]]
+    suite: Suite, last: LastTraces, classes: dict[str, DomainClasses]
 ) -> tuple[ClassInformationRow, ...]:
-    """One row a run, end of it, layer, way of counting and Python domain; none with fewer than 2 probe documents."""
+    """One row a run, end of it, layer, way of counting and domain; none with fewer than 2 probe documents."""
     return tuple(
         row
         for run in suite.runs
@@ -124,15 +131,15 @@ def class_information_rows(
 
 
 def _class_informations(
-    suite: Suite, run: Run, trace: Trace, classes: dict[str, NDArray[np.uint8]]
+    suite: Suite, run: Run, trace: Trace, classes: dict[str, DomainClasses]
 ) -> Iterator[ClassInformationRow]:
     for layer in trace.layers:
-        for domain, kinds in classes.items():
+        for domain, labelled in classes.items():
             mine = _rows_of(suite, trace, domain)
             if len(np.unique(trace.document[mine])) < 2:
                 continue
             for counted, experts in _ways(layer, mine):
-                found = class_information(kinds, experts, trace.document[mine], layer.slots.shape[1])
+                found = class_information(labelled.classes, experts, trace.document[mine], layer.slots.shape[1])
                 yield ClassInformationRow(
                     arm=run.arm,
                     seed=run.seed,
@@ -140,8 +147,9 @@ def _class_informations(
                     layer=layer.layer,
                     counted=counted,
                     domain=domain,
+                    scheme=labelled.scheme.name,
                     documents=found.documents,
-                    tokens=len(kinds),
+                    tokens=len(labelled.classes),
                     maximum=found.maximum,
                     plug_in=found.plug_in,
                     null_mean=found.null_mean,
@@ -169,26 +177,23 @@ def _ways(layer: LayerTrace, mine: NDArray[np.bool_]) -> Iterator[tuple[Counted,
 
 
 def _cells(
-    arm: str,
-    seed: int,
-    layer: LayerTrace,
-    domain: str,
-    counted: Counted,
-    kinds: NDArray[np.uint8],
-    experts: NDArray[np.int64],
+    run: Run, layer: LayerTrace, domain: str, counted: Counted, labelled: DomainClasses, experts: NDArray[np.int64]
 ) -> Iterator[TokenClassRow]:
-    counts = class_counts(kinds, experts, np.zeros(len(kinds), dtype=np.int64), 1, layer.slots.shape[1])[0]
+    kinds, scheme = labelled.classes, labelled.scheme
+    shape = (1, len(scheme.classes), layer.slots.shape[1])
+    counts = class_counts(kinds, experts, np.zeros(len(kinds), dtype=np.int64), shape)[0]
     shares = load_of_counts(torch.from_numpy(counts), torch.float64).numpy()
-    for kind in TokenClass:
+    for kind in scheme.classes:
         if counts[kind].any():
             for expert in range(counts.shape[1]):
                 yield TokenClassRow(
-                    arm=arm,
-                    seed=seed,
+                    arm=run.arm,
+                    seed=run.seed,
                     layer=layer.layer,
                     counted=counted,
                     domain=domain,
-                    token_class=kind.name.lower(),
+                    scheme=scheme.name,
+                    token_class=scheme.label(kind),
                     expert=expert,
                     assignments=int(counts[kind, expert]),
                     share=float(shares[kind, expert]),

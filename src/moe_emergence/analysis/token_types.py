@@ -1,7 +1,7 @@
-"""What kind of Python token each model token is.
+"""What kind of token each model token is: the rule for any scheme of classes, and Python's scheme.
 
-Spans come from the standard library's `tokenize`; a model token is laid over them by its characters' offsets in the
-whole document, since a token's kind often shows only far from it (the quote that opened its string).
+Python's spans come from the standard library's `tokenize`; a model token is laid over spans by its characters' offsets
+in the whole document, since a token's kind often shows only far from it (the quote that opened its string).
 """
 
 import ast
@@ -11,7 +11,8 @@ import token as python_tokens
 import tokenize
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from itertools import takewhile
 from typing import NamedTuple
@@ -60,7 +61,25 @@ class Span(NamedTuple):
 
     start: int
     end: int
-    kind: TokenClass
+    kind: int
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A set of classes, and how they are found.
+
+    Attributes:
+        classes: an enumeration from 0 on, with WHITESPACE and OTHER: what characters in no span are.
+        spans: from a text, and the character from which on spans may be left out, to its spans in order.
+    """
+
+    name: str
+    classes: type[IntEnum]
+    spans: Callable[[str, int | None], list[Span]]
+
+    def label(self, kind: int) -> str:
+        """A class as rows name it: `function word`."""
+        return self.classes(kind).name.lower().replace("_", " ")
 
 
 def python_spans(text: str, until: int | None = None) -> list[Span]:
@@ -79,6 +98,16 @@ def python_spans(text: str, until: int | None = None) -> list[Span]:
     except (tokenize.TokenError, SyntaxError, ValueError):
         spans.extend(_rest(text, spans[-1].end if spans else 0))
     return spans
+
+
+def tokenises(text: str, until: int | None = None) -> bool:
+    """Whether `text` tokenises as Python up to character `until`: no span of `other` but a byte order mark's."""
+    begin = len(text) - len(text.removeprefix(_BYTE_ORDER_MARK))
+    spans = python_spans(text, until)
+    return all(
+        span.kind != TokenClass.OTHER or span.end == begin or (until is not None and span.start >= until)
+        for span in spans
+    )
 
 
 def character_offsets(ids: Sequence[int], text: str, tokenizer: Tokenizer, *, document: str) -> NDArray[np.int64]:
@@ -118,18 +147,21 @@ def token_bytes(ids: Sequence[int], tokenizer: Tokenizer) -> list[bytes]:
     return [own[i] if i in own else _bytes_of(i, tokenizer) for i in map(int, ids)]
 
 
-def token_classes(text: str, offsets: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """[tokens] `TokenClass` of each token, given by its characters `offsets` [tokens, 2] in `text`.
+def token_classes(text: str, offsets: NDArray[np.int64], scheme: Scheme | None = None) -> NDArray[np.uint8]:
+    """[tokens] class, by default Python's, of each token, given by its characters `offsets` [tokens, 2] in `text`.
 
     It is the class that most of a token's characters have, white space not counted unless there is nothing else; of
     equals the one that comes first. So ` def` is a keyword, and white space inside a string belongs to the string.
     """
+    scheme = scheme or PYTHON
     reached = int(offsets.max(initial=0))
     blank = [character.isspace() for character in text[:reached]]
-    kinds = [int(TokenClass.WHITESPACE if empty else TokenClass.OTHER) for empty in blank]
-    for start, end, kind in python_spans(text, reached):
-        kinds[start:end] = [kind] * (end - start)
-    return np.array([_majority(kinds[a:b], blank[a:b]) for a, b in offsets.tolist()], dtype=np.uint8)
+    empty, other = scheme.classes["WHITESPACE"].value, scheme.classes["OTHER"].value
+    kinds = [empty if white else other for white in blank]
+    for start, end, kind in scheme.spans(text, reached):
+        kinds[start:end] = [int(kind)] * (end - start)
+    found = [_majority(kinds[a:b], blank[a:b], other) for a, b in offsets.tolist()]
+    return np.array(found, dtype=np.uint8)
 
 
 def is_python(text: str) -> bool:
@@ -148,10 +180,11 @@ def python_domains(texts: Sequence[str], domain: NDArray[np.integer], n_domains:
     return (documents > 0) & (2 * np.bincount(domain[parses], minlength=n_domains) >= documents)
 
 
-def _majority(kinds: list[int], blank: list[bool]) -> int:
-    shown = [kind for kind, empty in zip(kinds, blank, strict=True) if not empty]
-    common = Counter(shown or kinds).most_common(1)  # of equals, what was counted first
-    return common[0][0] if common else TokenClass.OTHER
+def _majority(kinds: list[int], blank: list[bool], other: int) -> int:
+    shown = [kind for kind, empty in zip(kinds, blank, strict=True) if not empty] or kinds
+    if len(set(shown)) <= 1:
+        return shown[0] if shown else other
+    return Counter(shown).most_common(1)[0][0]  # of equals, what was counted first
 
 
 def _bytes_of(index: int, tokenizer: Tokenizer) -> bytes:
@@ -237,3 +270,6 @@ def _lines(text: str, begin: int) -> tuple[list[str], list[int]]:
         lines.append(text[starts[-1] : found.start()] + "\n")
         starts.append(found.end())
     return [*lines, text[starts[-1] :], ""], [*starts, len(text)]
+
+
+PYTHON = Scheme("Python", TokenClass, python_spans)

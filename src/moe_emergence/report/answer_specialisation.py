@@ -28,6 +28,13 @@ from moe_emergence.report.verdicts import (
     verdict_phrase,
 )
 
+_EXAMPLES = {
+    "Python": "keyword, identifier, operator",
+    "mathematics": "number, variable, operator",
+    "prose": "function word, content word, name",
+}
+"""Of each scheme's classes."""
+
 
 def specialisation_sentences(tables: Tables) -> Iterator[str]:
     """The verdict on the first arm with experts with its numbers; then the others, differences, and token classes."""
@@ -150,7 +157,7 @@ def _not_shown(p_values: Sequence[float]) -> str:
 
 
 def _classes(tables: Tables, arm: str) -> Iterator[str]:
-    """How far this arm's experts tell the classes of code tokens, in the layer where it is most, over its seeds.
+    """How far this arm's experts tell each domain's classes of tokens, in the layer where it is most, over its seeds.
 
     The layer is the best of several, so its p-values are multiplied by how many there are.
     """
@@ -178,7 +185,7 @@ def _class_sentence(
     share = f", {percent_range(min(shares), max(shares))} of all there is to know" if shares else ""
     often = f" in {beyond_chance} of {seeds}{GAP}seeds" if seeds > 1 else ""
     return (
-        f"Within {first.domain}, {arm}'s experts tell {bits} of a token's class (keyword, identifier, operator, …)"
+        f"Within {first.domain}, {arm}'s experts tell {bits} of a token's class ({_EXAMPLES[first.scheme]}, …)"
         f"{share}, in layer {first.layer}: more than chance{often} (p < {ALPHA}, adjusted for layers). "
         f"The same runs' untrained gates, at step 0, told {_class_bits(before)} bits."
     )

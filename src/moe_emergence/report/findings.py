@@ -37,7 +37,7 @@ def class_finding(
     if not measured:
         top = max(cells, key=lambda row: row.share / row.uniform)
         return f"{top.arm}: in layer {top.layer}, {percent(top.share)} of {top.token_class} go to expert {top.expert}"
-    best = max(measured, key=lambda row: row.estimate)
+    best = max(measured, key=lambda row: row.estimate / row.maximum if row.maximum else 0.0)
     bits = interval(best.estimate, best.low, best.high)
     begun = next((loss(row.estimate) for row in before if (row.layer, row.domain) == (best.layer, best.domain)), None)
     return (

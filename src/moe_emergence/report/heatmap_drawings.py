@@ -66,14 +66,14 @@ def class_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         ]
         end = at_the_end(measured)
         numbers = "Numbers: %. " if len({row.expert for row in mine}) <= CELL_TEXT_EXPERTS else ""
-        documents = f"n = {plural(end[0].documents, 'document')}; " if end else "n = "
+        documents = f"n = {plural(min(row.documents for row in end), 'document')}; " if end else "n = "
         of_seed = f"Seed {seed}; the other seeds are in its CSV file. " if len(suite.seeds) > 1 else ""
         yield Drawing(
             name=f"token-classes-{arm}",
             section="classes",
             title=class_finding(mine, end, [row for row in measured if row.step == 0]),
             reading=(
-                f"Each row is a class of Python token and sums to 100{GAP}%: the share of its tokens whose first "
+                f"Each row is a class of token and sums to 100{GAP}%: the share of its tokens whose first "
                 f"choice is that expert ({documents}tokens of a class in brackets). {numbers}White is the uniform "
                 f"share {percent(mine[0].uniform)}, orange above, purple below. {of_seed}The title's bits are beyond "
                 "what is left when each document's classes are shifted against its routes."

@@ -143,6 +143,7 @@ def _token_classes(suite: Suite, tables: Tables) -> PageTable:
         ARM,
         *seed_column(suite),
         LAYER,
+        Column(title="domain", field="domain"),
         Column(title="class", field="token_class"),
         Column(title="expert", field="expert", show=n.count),
         Column(title="assignments", field="assignments", show=n.count),

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.tables import Tables, prepared
-from moe_emergence.analysis.token_types import TokenClass, character_offsets, token_bytes, token_classes
+from moe_emergence.analysis.text_classes import SCHEMES
+from moe_emergence.analysis.token_types import Scheme, character_offsets, token_bytes, token_classes
 from moe_emergence.analysis.traces import LayerTrace, Trace, read_trace
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.report.passages import TOKENS, Passage, TokenRoute, choose_passage, make_passage
@@ -27,12 +27,12 @@ class ArmPassages:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Document:
-    """The beginning of one probe document: row in the probe, domain, bytes and classes of its tokens."""
+    """The beginning of one probe document: row in the probe, domain, bytes and names of the classes of its tokens."""
 
     row: int
     domain: str
     pieces: list[bytes]
-    classes: NDArray[np.uint8] | None
+    classes: list[str] | None
 
 
 def suite_passages(suite: Suite, tables: Tables) -> list[ArmPassages]:
@@ -47,21 +47,25 @@ def suite_passages(suite: Suite, tables: Tables) -> list[ArmPassages]:
         return []
     data = prepared(suite)
     first = read_trace(runs[0], runs[0].last_step)
-    python = {row.domain for row in tables.token_classes}
-    documents = [_document(data, first, number, python) for number in sorted(set(first.domain.tolist()))]
+    by_name = {scheme.name: scheme for scheme in SCHEMES}
+    schemes = {row.domain: by_name[row.scheme] for row in tables.token_classes}
+    documents = [_document(data, first, number, schemes) for number in sorted(set(first.domain.tolist()))]
     return [_arm_passages(run, data, documents, all_layers=run is runs[0]) for run in runs]
 
 
-def _document(data: PreparedData, trace: Trace, domain: int, python: set[str]) -> _Document:
+def _document(data: PreparedData, trace: Trace, domain: int, schemes: dict[str, Scheme]) -> _Document:
     row, name = choose_passage(data.probe, domain), data.domains[domain]
     ids = trace.token_id[trace.document == row][:TOKENS].tolist()
     text, document = data.probe.texts[row], data.documents[data.probe.document[row]]["id"]
-    offsets = character_offsets(ids, text, data.tokenizer, document=document) if name in python else None
+    classes = None
+    if scheme := schemes.get(name):
+        offsets = character_offsets(ids, text, data.tokenizer, document=document)
+        classes = [scheme.label(kind) for kind in token_classes(text, offsets, scheme).tolist()]
     return _Document(
         row=row,
         domain=name,
         pieces=token_bytes(ids, data.tokenizer),
-        classes=None if offsets is None else token_classes(text, offsets),
+        classes=classes,
     )
 
 
@@ -96,10 +100,9 @@ def _passage(run: Run, data: PreparedData, trace: Trace, layer: LayerTrace, docu
 def _routes(trace: Trace, layer: LayerTrace, document: _Document) -> Iterator[TokenRoute]:
     tokens = np.flatnonzero(trace.document == document.row)[:TOKENS]
     for place, token in enumerate(tokens):
-        kind = None if document.classes is None else TokenClass(document.classes[place]).name.lower()
         yield TokenRoute(
             experts=tuple(layer.experts[token].tolist()),
             entropy=float(layer.entropy[token]),
             next_loss=float(trace.loss[token]),
-            token_class=kind,
+            token_class=None if document.classes is None else document.classes[place],
         )

@@ -108,7 +108,7 @@ class TokenRoute:
         experts: most probable first.
         entropy: of the clean probabilities, nats.
         next_loss: of the token that follows, nats; None at a document's last.
-        token_class: its Python class, in Python code.
+        token_class: its class in the domain's scheme, where it has one.
     """
 
     experts: tuple[int, ...]

@@ -10,7 +10,7 @@ from synthetic_suite import DOCUMENTS, LENGTH, PlantedArm, PlantedSuite, quickst
 
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.tables import Tables, make_tables, prepared
-from moe_emergence.analysis.token_rows import probe_classes
+from moe_emergence.analysis.token_labels import probe_classes
 from moe_emergence.analysis.token_types import TokenClass
 from moe_emergence.analysis.traces import read_trace
 from moe_emergence.config import MoEConfig
@@ -35,7 +35,7 @@ def test_classes_are_those_of_the_text(folder: Path) -> None:
     """One token a byte, so the characters that look like digits can be counted by hand."""
     suite = read_suite(folder)
     trace = read_trace(suite.runs_of("moe")[0], 4)
-    (kinds,) = probe_classes(prepared(suite), trace).values()
+    kinds = probe_classes(prepared(suite), trace)["code"].classes
     texts = [text[:LENGTH] for text in prepared(suite).probe.texts[:DOCUMENTS]]
     assert len(kinds) == DOCUMENTS * LENGTH
     comment = sum(text.count("# in bytes") for text in texts) * len("# in bytes")
@@ -48,7 +48,7 @@ def test_classes_are_those_of_the_text(folder: Path) -> None:
 def test_cells_are_counts_of_the_trace(folder: Path, tables: Tables) -> None:
     suite = read_suite(folder)
     trace = read_trace(suite.runs_of("top2")[0], 4)
-    (kinds,) = probe_classes(prepared(suite), trace).values()
+    kinds = probe_classes(prepared(suite), trace)["code"].classes
     layer = trace.layers[1]
     mine = [row for row in tables.token_classes if (row.arm, row.layer) == ("top2", layer.layer)]
     for counted, slots in (("slots", 2), ("first choice", 1)):

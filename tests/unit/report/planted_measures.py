@@ -199,7 +199,8 @@ def _token_classes(run: Run):
             )
             for expert in range(experts):
                 yield TokenClassRow(
-                    arm=run.arm, seed=run.seed, layer=layer, counted="first choice", domain="code", token_class=name,
+                    arm=run.arm, seed=run.seed, layer=layer, counted="first choice", domain="code",
+                    scheme="Python", token_class=name,
                     expert=expert, assignments=counts[expert], share=counts[expert] / max(1, sum(counts)),
                     uniform=1 / experts,
                 )  # fmt: skip
@@ -212,7 +213,7 @@ def _class_information(run: Run, step: int | None = None):
         bits = (0.2 + 0.1 * layer) * (1 if step else 2 / 3)
         yield ClassInformationRow(
             arm=run.arm, seed=run.seed, step=step, layer=layer, counted="first choice", domain="code",
-            documents=80, tokens=9000,
+            scheme="Python", documents=80, tokens=9000,
             maximum=2.4, plug_in=bits + 0.01, null_mean=0.01, null_low=0.005, null_high=0.02,
             estimate=bits, low=bits - 0.02, high=bits + 0.02, p=0.005,
         )  # fmt: skip
