@@ -164,6 +164,21 @@ def measured_domain_information(
     )
 
 
+def labelled_shares(
+    counts: Counts, labels: Int[np.ndarray, "*labellings documents"], number: int
+) -> Float[np.ndarray, "*labellings_and_seeds labels experts"]:
+    """p(e|label), the share of the tokens under each label 0..number−1 that each expert takes, for each way to label
+    the documents: rows sum to 1, or to 0 for a label without tokens."""
+    return _shares(counts, labels[..., np.newaxis, :] == np.arange(number)[:, np.newaxis])
+
+
+def resampled_shares(
+    counts: Counts, labels: Int[np.ndarray, " documents"], number: int, weights: Weights
+) -> Float[np.ndarray, "replicates *seeds labels experts"]:
+    """The same for one way to label, on each resample of the documents."""
+    return _shares(counts, (labels == np.arange(number)[:, np.newaxis]) * weights[:, np.newaxis, :])
+
+
 def fresh_gate_values(
     fresh: Int[np.ndarray, "gates documents experts"], domain: Domains
 ) -> Float[np.ndarray, " gates"]:
@@ -278,8 +293,8 @@ def _permuted_information(
     counts: Counts, domain: Domains, permutations: int, seed: int
 ) -> Float[np.ndarray, " permutations"]:
     labels = permuted_labels(domain, permutations, generator(seed))
-    membership = labels[:, np.newaxis, :] == np.arange(domain.max() + 1)[:, np.newaxis]
-    return mutual_information(_shares(counts, membership)).reshape(permutations, -1).mean(1)
+    shares = labelled_shares(counts, labels, int(domain.max()) + 1)
+    return mutual_information(shares).reshape(permutations, -1).mean(1)
 
 
 def _mean_over_seeds(losses: Losses) -> Float[np.ndarray, " documents"]:

@@ -221,6 +221,35 @@ def permuted_labels(
     return rng.permuted(np.tile(domain, (permutations, 1)), axis=1)
 
 
+def document_halves(domain: Domains, seed: int = 0) -> Int[np.ndarray, " documents"]:
+    """0 or 1 for each document: every domain's documents dealt at random into two halves, the first larger by one where
+    they are odd. What is chosen on one half is tested on the other, where the choice has no luck to live on.
+
+    Raises:
+        AnalysisError: a domain has fewer than 4 documents, which leaves a half fewer than 2.
+    """
+    sizes, half = documents_per_domain(domain), np.empty(len(domain), dtype=np.int64)
+    if sizes.min() < 4:
+        raise AnalysisError(
+            f"two halves of documents need at least 4 in each domain; domain {sizes.argmin()} has {sizes.min()}: add "
+            "documents to the probe, or leave the domain out"
+        )
+    rng = generator(seed)
+    for number, size in enumerate(sizes):
+        half[domain == number] = rng.permutation(np.arange(size) % 2)
+    return half
+
+
+def labels_permuted_in_halves(
+    domain: Domains, half: Int[np.ndarray, " documents"], permutations: int, rng: np.random.Generator
+) -> Int[np.ndarray, "permutations documents"]:
+    """`permuted_labels` within each half, so that both keep their number of documents of each domain."""
+    labels = np.empty((permutations, len(domain)), dtype=domain.dtype)
+    for side in (0, 1):
+        labels[:, half == side] = permuted_labels(domain[half == side], permutations, rng)
+    return labels
+
+
 def null_p_value(observed: float, null: Float[np.ndarray, " draws"]) -> float:
     """(1 + draws ≥ observed) / (1 + draws), one-sided: 1 when every draw reaches it, 1/(1 + draws) when none does
     [Phipson and Smyth 2010]."""
