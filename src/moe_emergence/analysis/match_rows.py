@@ -31,8 +31,8 @@ class MatchRow:
             weighted equally, 0..1: 1 where they differ in names alone. Its null turns the other's experts in a circle
             within each document, which keeps what whole documents and domains share.
             "domains": agreement is the correlation −1..1 of p(e|d) less its mean over domains, over matched experts and
-            domains: 1 where experts' domain profiles differ in names alone, 0 where they have nothing in common. Its
-            null deals the other's domains anew to its documents.
+            domains, corrected for bias: 1 where experts' domain profiles differ in names alone, 0 where they have
+            nothing in common. Its null, which is not corrected, deals the other's domains anew to its documents.
         documents: of the smallest domain.
         agreement: matched on each half and compared on the other, mean of the two; low, high: its 95 % interval over
             documents, for these two matchings.

@@ -5,7 +5,7 @@ Matching finds agreement in noise: E! ways to name experts leave one that fits. 
 has no such luck, and the null is matched and compared in the same way.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ from scipy.optimize import linear_sum_assignment
 from moe_emergence.analysis.information import labelled_shares, resampled_shares
 from moe_emergence.analysis.statistics import (
     REPLICATES,
-    Bootstrap,
     Domains,
     Estimate,
     Interval,
@@ -79,7 +78,8 @@ def matched_tokens(
         replicates=replicates,
         seed=seed,
     )
-    return _match(resampled, resampled.shares(), null, found)
+    value, (low, high) = float(resampled.observed), map(float, resampled.shares())
+    return _match(Estimate(value, Interval(low, high)), value, null, found)
 
 
 def matched_profiles(
@@ -90,7 +90,8 @@ def matched_profiles(
     replicates: int = REPLICATES,
     seed: int = 0,
 ) -> Match:
-    """Agreement of two routers' domain profiles."""
+    """Agreement of two routers' domain profiles, corrected for bias: profiles of few documents are noisy, which takes
+    off from any correlation of them. The null and p are of the value as it is."""
     half, domains = document_halves(domain, seed), len(documents_per_domain(domain))
     group = 2 * domain + half
     ours, theirs = (_profiles(labelled_shares(routed, group, 2 * domains)) for routed in (counts, others))
@@ -106,8 +107,9 @@ def matched_profiles(
     found = bootstrap(
         statistic, group, documents=int(documents_per_domain(domain).min()), replicates=replicates, seed=seed
     )
-    low, high = (np.clip(end, -1, 1) for end in found.reflected())
-    return _match(found, (low, high), null, _correlation(ours, theirs))
+    value, low, high = (float(np.clip(each, -1, 1)) for each in (found.corrected, *found.reflected()))
+    raw = float(found.observed)
+    return _match(Estimate(value, Interval(low, high)), raw, null, _correlation(ours, theirs))
 
 
 def pair_counts(
@@ -170,16 +172,15 @@ def _correlation(
 
 
 def _match(
-    resampled: Bootstrap,
-    ends: Sequence[Float[np.ndarray, ""]],
+    agreement: Estimate,
+    observed: float,
     null: Float[np.ndarray, " draws"],
     similarity: Float[np.ndarray, "halves experts experts"],
 ) -> Match:
-    value, (low, high) = float(resampled.observed), map(float, ends)
     return Match(
-        agreement=Estimate(value, Interval(low, high)),
+        agreement=agreement,
         null_mean=float(null.mean()),
         null_high=central_range(null).high,
-        p=null_p_value(value, null),
+        p=null_p_value(observed, null),
         matches=tuple(map(int, linear_sum_assignment(similarity.mean(0), maximize=True)[1])),
     )
