@@ -1,6 +1,8 @@
 """Small models that numerics tests share; every test sets torch's generator itself where it draws."""
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from moe_emergence.config import MoEConfig
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
 from moe_emergence.models.upcycle import upcycle
 
+sys.path.insert(0, str(Path(__file__).parent))  # planted, rates
 torch.set_num_threads(1)  # tiny operations: threads would only wait for each other
 
 

@@ -10,6 +10,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from rates import settings, within
 from scipy.optimize import brentq
 
 from moe_emergence.analysis.information import (
@@ -26,18 +27,6 @@ from moe_emergence.analysis.statistics import bootstrap, generator
 DOMAINS, EXPERTS, TOKENS = 3, 8, 256
 BATCH = 50
 MAXIMUM = math.log2(DOMAINS)
-
-
-def settings(names: str, *cases: tuple) -> pytest.MarkDecorator:
-    """The first case also as a quick run of 200 simulations; every case as a slow run of 2,000."""
-    marks = [pytest.mark.slow, pytest.mark.timeout(1800)]
-    slow = [pytest.param(*case, 2_000, marks=marks) for case in cases]
-    return pytest.mark.parametrize((*names.split(), "simulations"), [(*cases[0], 200), *slow])
-
-
-def within(share: float, promised: float, simulations: int) -> bool:
-    chance = 4 * math.sqrt(promised * (1 - promised) / simulations)
-    return abs(share - promised) <= (0.02 if simulations >= 2_000 else max(0.02, chance))
 
 
 def domains_of(documents: int) -> np.ndarray:

@@ -132,6 +132,48 @@ def paired_runs(suite: Suite, arm: str, against: str) -> list[tuple[Run, Run]]:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class PairedLosses:
+    """Two arms on the same test documents, at the last step of runs with the same seeds.
+
+    Attributes:
+        pairs: (the arm's run, the other's), one a seed.
+        ours, theirs: [seeds, documents] summed loss in nats.
+        tokens, domain: [documents] predicted tokens and domain.
+    """
+
+    pairs: list[tuple[Run, Run]]
+    ours: Floats
+    theirs: Floats
+    tokens: NDArray[np.int64]
+    domain: NDArray[np.int64]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """[domains] documents."""
+        return np.bincount(self.domain)
+
+    def of_seeds(self, domain: str | None) -> list[float]:
+        """Each seed's difference in LM loss, nats a token; None is the macro mean."""
+        return [_loss(run.last_test, domain) - _loss(other.last_test, domain) for run, other in self.pairs]
+
+
+def paired_losses(suite: Suite, arm: str, against: str) -> PairedLosses | None:
+    """The two arms' losses; None where they share no seed, or a domain has fewer than 2 documents.
+
+    Raises:
+        AnalysisError: runs were tested on other documents; names both.
+    """
+    pairs = paired_runs(suite, arm, against)
+    looks = [(_documents(run.last_test), _documents(other.last_test)) for run, other in pairs]
+    if not looks or looks[0][0].sizes.min() < 2:
+        return None
+    _refuse_other_documents([run for pair in pairs for run in pair], [look for pair in looks for look in pair])
+    first = looks[0][0]
+    ours, theirs = (np.stack([look[side].loss for look in looks]) for side in (0, 1))
+    return PairedLosses(pairs=pairs, ours=ours, theirs=theirs, tokens=first.tokens, domain=first.domain)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Documents:
     """An evaluation's test documents, domain by domain: summed loss in nats, predicted tokens, domain."""
 
@@ -189,24 +231,21 @@ def _arm_loss_rows(suite: Suite, runs: Sequence[Run]) -> Iterator[ArmLossRow]:
 
 
 def _loss_differences(suite: Suite, arm: str, against: str) -> Iterator[LossDifferenceRow]:
-    pairs = paired_runs(suite, arm, against)
-    looks = [(_documents(run.last_test), _documents(other.last_test)) for run, other in pairs]
-    if not looks or looks[0][0].sizes.min() < 2:
+    paired = paired_losses(suite, arm, against)
+    if paired is None:
         return
-    _refuse_other_documents([run for pair in pairs for run in pair], [look for pair in looks for look in pair])
-    first = looks[0][0]
-    ours, theirs = (np.stack([look[side].loss for look in looks]) for side in (0, 1))
-    found = loss_difference(ours, theirs, first.tokens, first.domain)
+    pairs, sizes = paired.pairs, paired.sizes
+    found = loss_difference(paired.ours, paired.theirs, paired.tokens, paired.domain)
     adjusted = holm(np.array([difference.p for difference in found.domains]))
     rows = zip(
         (None, *suite.domains),
-        (int(first.sizes.min()), *map(int, first.sizes)),
+        (int(sizes.min()), *map(int, sizes)),
         (found.macro, *found.domains),
         (found.macro.p, *adjusted.tolist()),
         strict=True,
     )
     for domain, size, difference, p_holm in rows:
-        of_seeds = [_loss(run.last_test, domain) - _loss(other.last_test, domain) for run, other in pairs]
+        of_seeds = paired.of_seeds(domain)
         yield LossDifferenceRow(
             arm=arm,
             against=against,

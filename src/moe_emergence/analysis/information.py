@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import rel_entr
+from scipy.special import entr, rel_entr
 
 from moe_emergence.analysis.statistics import (
     PERMUTATIONS,
@@ -99,6 +99,34 @@ def mutual_information(joint: Float[np.ndarray, "*tables rows columns"]) -> Floa
     return np.maximum(rel_entr(p, independent).sum((-2, -1)), 0) / math.log(2)
 
 
+def normalised_information(joint: Float[np.ndarray, "*tables rows columns"]) -> Float[np.ndarray, "*tables"]:
+    """2·I/(H(rows) + H(columns)) of each table: 0 when independent or when neither varies, 1 when either tells the
+    other. Unlike I/H(columns), two rows that share a column between them lower it [Press et al. 1992, §14.4]."""
+    total = joint.sum((-2, -1), keepdims=True)
+    p = joint / np.where(total > 0, total, 1)
+    entropies = entr(p.sum(-1)).sum(-1) + entr(p.sum(-2)).sum(-1)
+    told = 2 * math.log(2) * mutual_information(joint)
+    return np.minimum(told / np.where(entropies > 0, entropies, 1), 1)
+
+
+def miller_madow_bias(counts: Int[np.ndarray, "*tables rows columns"]) -> Float[np.ndarray, "*tables"]:
+    """How far the plug-in I of counts is above the truth by chance, in bits, to first order: (cells − rows − columns +
+    1)/(2 N ln 2), of cells, rows and columns that have counts, N their sum [Miller 1955]. 0 for an empty table.
+
+    It takes the N counts as independent. Tokens of one document are alike, so here it is a lower bound: the bias is
+    about that of as many independent draws as the documents are worth, which permuting whole documents shows.
+    """
+    found = counts > 0
+    cells = found.sum((-2, -1)) - found.any(-1).sum(-1) - found.any(-2).sum(-1) + 1
+    total = counts.sum((-2, -1))
+    return np.where(total > 0, cells, 0) / (2 * math.log(2) * np.maximum(total, 1))
+
+
+def miller_madow_information(counts: Int[np.ndarray, "*tables rows columns"]) -> Float[np.ndarray, "*tables"]:
+    """Plug-in I less `miller_madow_bias`, in bits; below 0 where chance would show more than the counts do."""
+    return mutual_information(counts) - miller_madow_bias(counts)
+
+
 def domain_information(
     counts: Counts, domain: Domains, weights: Weights | None = None
 ) -> Float[np.ndarray, "*replicates_and_seeds"]:
@@ -136,6 +164,21 @@ def measured_domain_information(
     )
 
 
+def labelled_shares(
+    counts: Counts, labels: Int[np.ndarray, "*labellings documents"], number: int
+) -> Float[np.ndarray, "*labellings_and_seeds labels experts"]:
+    """p(e|label), the share of the tokens under each label 0..number−1 that each expert takes, for each way to label
+    the documents: rows sum to 1, or to 0 for a label without tokens."""
+    return _shares(counts, labels[..., np.newaxis, :] == np.arange(number)[:, np.newaxis])
+
+
+def resampled_shares(
+    counts: Counts, labels: Int[np.ndarray, " documents"], number: int, weights: Weights
+) -> Float[np.ndarray, "replicates *seeds labels experts"]:
+    """The same for one way to label, on each resample of the documents."""
+    return _shares(counts, (labels == np.arange(number)[:, np.newaxis]) * weights[:, np.newaxis, :])
+
+
 def fresh_gate_values(
     fresh: Int[np.ndarray, "gates documents experts"], domain: Domains
 ) -> Float[np.ndarray, " gates"]:
@@ -150,13 +193,20 @@ def information_difference(
 ) -> Difference:
     """I(E;D) of the first minus the second, in bits, −log2 D..log2 D, 0 when equal: both on the same resamples, so what
     the documents share cancels; `value` is the bootstrap's bias-corrected one, since the arms' biases can differ."""
+    return resampled_information_difference(first, second, domain, replicates, seed).difference(biased=True)
+
+
+def resampled_information_difference(
+    first: Counts, second: Counts, domain: Domains, replicates: int = REPLICATES, seed: int = 0
+) -> Bootstrap:
+    """What `information_difference` is read from; its value is biased."""
     _check_counts(first, domain)
     _check_counts(second, domain)
 
     def statistic(weights: Weights) -> Float[np.ndarray, " replicates"]:
         return _mean_information(first, domain, weights) - _mean_information(second, domain, weights)
 
-    return bootstrap(statistic, domain, replicates=replicates, seed=seed).difference(biased=True)
+    return bootstrap(statistic, domain, replicates=replicates, seed=seed)
 
 
 def domain_shares(counts: Counts, domain: Domains, replicates: int = REPLICATES, seed: int = 0) -> DomainShares:
@@ -194,12 +244,23 @@ def loss_difference(
     seed: int = 0,
 ) -> LossDifferences:
     """Loss of the first minus the second, from both arms' summed loss in nats of the same documents."""
+    *domains, macro = resampled_loss_differences(first, second, tokens, domain, replicates, seed)
+    return LossDifferences(tuple(value.difference() for value in domains), macro.difference())
+
+
+def resampled_loss_differences(
+    first: Losses,
+    second: Losses,
+    tokens: Int[np.ndarray, " documents"],
+    domain: Domains,
+    replicates: int = REPLICATES,
+    seed: int = 0,
+) -> list[Bootstrap]:
+    """What `loss_difference` is read from: one for each domain, and the last for their mean."""
     _check_losses(first, tokens, domain)
     _check_losses(second, tokens, domain)
     between = _mean_over_seeds(first) - _mean_over_seeds(second)
-    values = _bootstrapped_losses(between, tokens, domain, replicates, seed)
-    *domains, macro = (value.difference() for value in values)
-    return LossDifferences(tuple(domains), macro)
+    return _bootstrapped_losses(between, tokens, domain, replicates, seed)
 
 
 def _membership(domain: Domains, weights: Weights | None) -> Int[np.ndarray, "*replicates domains documents"]:
@@ -232,8 +293,8 @@ def _permuted_information(
     counts: Counts, domain: Domains, permutations: int, seed: int
 ) -> Float[np.ndarray, " permutations"]:
     labels = permuted_labels(domain, permutations, generator(seed))
-    membership = labels[:, np.newaxis, :] == np.arange(domain.max() + 1)[:, np.newaxis]
-    return mutual_information(_shares(counts, membership)).reshape(permutations, -1).mean(1)
+    shares = labelled_shares(counts, labels, int(domain.max()) + 1)
+    return mutual_information(shares).reshape(permutations, -1).mean(1)
 
 
 def _mean_over_seeds(losses: Losses) -> Float[np.ndarray, " documents"]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import expit, logit
-from scipy.stats import norm, t
+from scipy.stats import false_discovery_control, norm, sem, t
 
 from moe_emergence.errors import AnalysisError
 from moe_emergence.interrupt import stop_if_asked
@@ -50,6 +50,22 @@ class Difference:
     value: float
     interval: Interval
     p: float
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Whether a difference is smaller than `margin`, in the value's unit.
+
+    Attributes:
+        interval: 90 %; it lies within −margin..margin exactly when p < 0.05.
+        p: the larger p of two one-sided t tests, of value ≤ −margin and of value ≥ margin [Schuirmann 1987]: at least
+            1/2 where |value| ≥ margin, towards 0 where the spread is small against margin − |value|.
+    """
+
+    value: float
+    interval: Interval
+    p: float
+    margin: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +109,16 @@ class Bootstrap:
         return self.corrected - widening * (high - mean), self.corrected + widening * (mean - low)
 
     def shares(self) -> tuple[Float[np.ndarray, "*values"], Float[np.ndarray, "*values"]]:
-        """(low, high) of shares of a total: the logit of θ̂ ± t·standard_error/(θ̂(1 − θ̂)), turned back into a share
-        with t as in `reflected`; within 0..1, longer towards 1/2. A share of 0 or 1 has no spread: both ends are it."""
+        """(low, high) of shares of a total: the logit of θ̂ ± t·standard_error/(θ̂(1 − θ̂)), turned back into a share;
+        within 0..1, longer towards 1/2. A share of 0 or 1 has no spread: both ends are it.
+
+        t has (n − 1)/2 degrees of freedom: shares of documents have long tails, so that their spread is known about
+        half as well as a normal's (2n/(2 + γ) degrees at an excess kurtosis γ of 2) [Satterthwaite 1946].
+        """
         share = self.observed
         inside = (share > 0) & (share < 1)
-        spread = self._student * self.standard_error / np.where(inside, share * (1 - share), 1)
+        student = t.ppf(1 - TAIL, (np.asarray(self.documents) - 1) / 2)
+        spread = student * self.standard_error / np.where(inside, share * (1 - share), 1)
         centre = logit(np.where(inside, share, 0.5))
         low, high = expit(centre - spread), expit(centre + spread)
         return np.where(inside, low, share), np.where(inside, high, share)
@@ -115,6 +136,11 @@ class Bootstrap:
         return Difference(
             value, Interval(value - margin, value + margin), _two_sided(value, error, int(self.documents))
         )
+
+    def equivalence(self, margin: float, biased: bool = False) -> Equivalence:
+        """A single value tested for being within ±margin, on the standard error and the t of `difference`."""
+        value = float(self.corrected if biased else self.observed)
+        return _equivalence(value, float(self.standard_error), int(self.documents) - 1, margin)
 
     @property
     def _inflation(self) -> Float[np.ndarray, "*values"]:
@@ -195,6 +221,35 @@ def permuted_labels(
     return rng.permuted(np.tile(domain, (permutations, 1)), axis=1)
 
 
+def document_halves(domain: Domains, seed: int = 0) -> Int[np.ndarray, " documents"]:
+    """0 or 1 for each document: every domain's documents dealt at random into two halves, the first larger by one where
+    they are odd. What is chosen on one half is tested on the other, where the choice has no luck to live on.
+
+    Raises:
+        AnalysisError: a domain has fewer than 4 documents, which leaves a half fewer than 2.
+    """
+    sizes, half = documents_per_domain(domain), np.empty(len(domain), dtype=np.int64)
+    if sizes.min() < 4:
+        raise AnalysisError(
+            f"two halves of documents need at least 4 in each domain; domain {sizes.argmin()} has {sizes.min()}: add "
+            "documents to the probe, or leave the domain out"
+        )
+    rng = generator(seed)
+    for number, size in enumerate(sizes):
+        half[domain == number] = rng.permutation(np.arange(size) % 2)
+    return half
+
+
+def labels_permuted_in_halves(
+    domain: Domains, half: Int[np.ndarray, " documents"], permutations: int, rng: np.random.Generator
+) -> Int[np.ndarray, "permutations documents"]:
+    """`permuted_labels` within each half, so that both keep their number of documents of each domain."""
+    labels = np.empty((permutations, len(domain)), dtype=domain.dtype)
+    for side in (0, 1):
+        labels[:, half == side] = permuted_labels(domain[half == side], permutations, rng)
+    return labels
+
+
 def null_p_value(observed: float, null: Float[np.ndarray, " draws"]) -> float:
     """(1 + draws ≥ observed) / (1 + draws), one-sided: 1 when every draw reaches it, 1/(1 + draws) when none does
     [Phipson and Smyth 2010]."""
@@ -215,6 +270,51 @@ def holm(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
     adjusted = np.empty(len(p_values))
     adjusted[ascending] = np.minimum(np.maximum.accumulate(steps), 1)
     return adjusted
+
+
+def benjamini_hochberg(p_values: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
+    """Benjamini and Hochberg's [1995] adjusted p-values, in the order given: the least over larger or equal ones of
+    p·m/rank, at most 1. Calling those below α leaves at most α of them false on average, where tests are independent
+    or go up together; a family of many tests loses less by it than by `holm`, which bounds the chance of any."""
+    return np.asarray(false_discovery_control(p_values)) if len(p_values) else np.empty(0)
+
+
+def seed_difference(differences: Float[np.ndarray, " seeds"]) -> Difference:
+    """The mean of paired differences, one a seed, with its 95 % interval and p by the paired t test over seeds.
+
+    Assumes that seeds' differences are normal around one mean: with 5 seeds nothing can show that they are, and a sign
+    flip test, which assumes less, cannot reach p < 0.0625. p = 1 when the mean is 0, 0 when all seeds differ alike.
+
+    Raises:
+        AnalysisError: there are fewer than 2 seeds.
+    """
+    mean, error, degrees = _over_seeds(differences)
+    margin = float(t.ppf(1 - TAIL, degrees)) * error
+    return Difference(mean, Interval(mean - margin, mean + margin), _two_sided(mean, error, degrees + 1))
+
+
+def seed_equivalence(differences: Float[np.ndarray, " seeds"], margin: float) -> Equivalence:
+    """The mean of paired differences, one a seed, tested for being within ±margin; assumes as `seed_difference` does.
+
+    Raises:
+        AnalysisError: there are fewer than 2 seeds, or the margin is not above 0.
+    """
+    return _equivalence(*_over_seeds(differences), margin)
+
+
+def _over_seeds(differences: Float[np.ndarray, " seeds"]) -> tuple[float, float, int]:
+    """(mean, standard error, degrees of freedom)."""
+    if len(differences) < 2:
+        raise AnalysisError(f"a t test over seeds needs at least 2; got {len(differences)}: train another seed")
+    return float(np.mean(differences)), float(sem(differences)), len(differences) - 1
+
+
+def _equivalence(value: float, error: float, degrees: int, margin: float) -> Equivalence:
+    if not margin > 0:
+        raise AnalysisError(f"the margin of an equivalence test must be above 0; got {margin}")
+    p = float(t.sf((margin - abs(value)) / error, degrees)) if error > ROUNDING else float(abs(value) >= margin)
+    spread = float(t.ppf(1 - 2 * TAIL, degrees)) * error
+    return Equivalence(value, Interval(value - spread, value + spread), p, margin)
 
 
 def _two_sided(value: float, error: float, documents: int) -> float:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import t
-from sklearn.metrics import mutual_info_score
+from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
 from moe_emergence.analysis.information import (
     domain_information,
@@ -15,7 +15,10 @@ from moe_emergence.analysis.information import (
     information_difference,
     loss_difference,
     measured_domain_information,
+    miller_madow_bias,
+    miller_madow_information,
     mutual_information,
+    normalised_information,
 )
 from moe_emergence.analysis.statistics import bootstrap, generator, null_p_value, resampled_weights
 from moe_emergence.errors import AnalysisError
@@ -279,3 +282,44 @@ def test_losses_that_do_not_fit_are_named() -> None:
         domain_losses(np.ones(4), tokens[:2], domain)
     with pytest.raises(AnalysisError, match="document 2 has 0"):
         domain_losses(np.ones(4), np.array([5, 5, 0, 5]), domain)
+
+
+def test_normalised_information_agrees_with_scikit_learn() -> None:
+    rng = generator(21)
+    for _ in range(5):
+        rows, columns = rng.integers(0, 6, 300), rng.integers(0, 4, 300)
+        table = np.zeros((6, 4))
+        np.add.at(table, (rows, columns), 1)
+        expected = normalized_mutual_info_score(rows, columns, average_method="arithmetic")
+        assert float(normalised_information(table)) == pytest.approx(expected, abs=1e-10)
+
+
+def test_normalised_information_at_its_extremes() -> None:
+    renamed = np.array([[0, 3, 0], [0, 0, 5], [2, 0, 0]])
+    tables = np.stack([renamed, np.outer([1, 2, 3], [4, 0, 6]), np.array([[7, 0, 0], [0, 0, 0], [0, 0, 0]])])
+    assert normalised_information(tables) == pytest.approx([1, 0, 0], abs=1e-12)
+    halves = np.array([[1, 0], [1, 0], [0, 1], [0, 1]])
+    assert float(normalised_information(halves)) == pytest.approx(2 * 1 / (2 + 1)), "4 rows for 2 columns"
+
+
+def test_miller_madow_by_hand() -> None:
+    """5 cells of 3 rows and 2 columns with counts: (5 − 3 − 2 + 1)/(2 · 20 ln 2); the empty third column is none."""
+    table = np.array([[4, 2, 0], [0, 5, 0], [6, 3, 0]])
+    assert float(miller_madow_bias(table)) == pytest.approx(1 / (40 * math.log(2)))
+    assert float(miller_madow_information(table)) == pytest.approx(
+        float(mutual_information(table)) - 1 / (40 * math.log(2))
+    )
+    assert miller_madow_bias(np.stack([np.zeros((2, 2), dtype=int), np.diag([3, 4])])) == pytest.approx(
+        [0, -1 / (14 * math.log(2))]
+    )
+
+
+def test_miller_madow_is_the_bias_of_independent_tokens_and_a_lower_bound_for_documents() -> None:
+    """Documents with routes of their own (Dirichlet, concentration 8) are worth few draws; permuting them shows it."""
+    rng, domain = generator(22), np.repeat(np.arange(3), 20)
+    for concentration, low, high in ((1e6, 0.85, 1.15), (8.0, 5.0, 40.0)):
+        own = rng.dirichlet(np.full(6, concentration / 6), size=60)
+        counts = rng.multinomial(100, own)
+        table = np.stack([counts[domain == number].sum(0) for number in range(3)])
+        null_mean = measured_domain_information(counts, domain, replicates=10).null_mean
+        assert low < null_mean / float(miller_madow_bias(table)) < high

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import t
+from scipy.stats import t, ttest_1samp
 
 from moe_emergence.analysis.statistics import (
     Bootstrap,
     Interval,
+    benjamini_hochberg,
     bootstrap,
     central_range,
     documents_per_domain,
@@ -17,6 +18,8 @@ from moe_emergence.analysis.statistics import (
     null_p_value,
     permuted_labels,
     resampled_weights,
+    seed_difference,
+    seed_equivalence,
 )
 from moe_emergence.errors import AnalysisError
 
@@ -98,11 +101,11 @@ def test_estimate_of_a_mean_is_the_classical_t_interval() -> None:
 
 
 def test_intervals_of_shares_stay_inside_and_are_symmetric_in_the_logit() -> None:
-    """Share 0.2, n = 5, standard error 0.1·√1.25: logit −1.386294 ± 2.776445 · 0.111803/0.16."""
+    """Share 0.2, n = 5, standard error 0.1·√1.25: logit −1.386294 ± 4.302653 · 0.111803/0.16, t of 2 degrees."""
     found = Bootstrap(np.array([0.2, 0.0, 1.0]), np.array([[0.1, 0, 1], [0.3, 0, 1]]), 5)
     low, high = found.shares()
-    assert low == pytest.approx([1 / (1 + math.exp(1.386294 + 1.940099)), 0, 1], abs=1e-5)
-    assert high == pytest.approx([1 / (1 + math.exp(1.386294 - 1.940099)), 0, 1], abs=1e-5)
+    assert low == pytest.approx([1 / (1 + math.exp(1.386294 + 3.006540)), 0, 1], abs=1e-5)
+    assert high == pytest.approx([1 / (1 + math.exp(1.386294 - 3.006540)), 0, 1], abs=1e-5)
 
 
 def test_difference_is_a_t_test_and_agrees_with_its_interval() -> None:
@@ -157,6 +160,61 @@ def test_holm_by_hand() -> None:
     assert holm(np.array([0.01, 0.04, 0.03])) == pytest.approx(np.array([0.03, 0.06, 0.06])), "never falls"
     assert holm(np.array([0.2])) == pytest.approx([0.2])
     assert len(holm(np.array([]))) == 0
+
+
+def test_benjamini_hochberg_by_hand() -> None:
+    """.01·4/1 = .04; .02·4/2 = .04; .03·4/3 = .04; .9."""
+    assert benjamini_hochberg(np.array([0.03, 0.01, 0.9, 0.02])) == pytest.approx([0.04, 0.04, 0.9, 0.04])
+    assert benjamini_hochberg(np.array([0.01, 0.5, 0.04])) == pytest.approx([0.03, 0.5, 0.06])
+    assert benjamini_hochberg(np.array([0.2])) == pytest.approx([0.2])
+    assert len(benjamini_hochberg(np.array([]))) == 0
+
+
+def test_equivalence_by_hand() -> None:
+    """Value 0.5, n = 5, standard error √1.25 · 0.1: t = (1 − 0.5)/0.111803 on the nearer side; 90 % is 2.131847 se."""
+    found = Bootstrap(np.array(0.5), np.array([0.4, 0.6]), 5).equivalence(1)
+    assert found.p == pytest.approx(t.sf(0.5 / (0.1 * math.sqrt(1.25)), 4))
+    assert (found.interval.low, found.interval.high) == pytest.approx((0.5 - 0.238347, 0.5 + 0.238347), abs=1e-5)
+    assert (found.value, found.margin) == (0.5, 1)
+    mirrored = Bootstrap(np.array(-0.5), np.array([-0.4, -0.6]), 5).equivalence(1)
+    assert mirrored.p == pytest.approx(found.p)
+    edge = Bootstrap(np.array(0.5), np.array([0.4, 0.6]), 5).equivalence(0.5 + 0.238347)
+    assert edge.p == pytest.approx(0.05, abs=1e-5)
+    biased = Bootstrap(np.array(1.0), np.array([1.0, 2.0]), 5).equivalence(2, biased=True)
+    assert biased.value == pytest.approx(1 - 0.5 * 5 / 4)
+
+
+def test_equivalence_at_its_extremes() -> None:
+    spread = np.array([-0.1, 0.1])
+    assert Bootstrap(np.array(1.0), 1 + spread, 5).equivalence(1).p == pytest.approx(0.5)
+    assert Bootstrap(np.array(3.0), 3 + spread, 5).equivalence(1).p > 0.99
+    assert Bootstrap(np.array(0.0), np.zeros(9), 5).equivalence(1e-6).p == 0
+    assert Bootstrap(np.array(1.0), np.ones(9), 5).equivalence(1).p == 1, "as large as the margin is not within it"
+    with pytest.raises(AnalysisError, match="margin of an equivalence test must be above 0; got 0"):
+        Bootstrap(np.array(0.0), np.zeros(9), 5).equivalence(0)
+
+
+def test_over_seeds_it_is_scipy_s_paired_t() -> None:
+    differences = np.array([0.02, -0.01, 0.03, 0.005, 0.012])
+    found, oracle = seed_difference(differences), ttest_1samp(differences, 0)
+    assert (found.value, found.p) == pytest.approx((differences.mean(), oracle.pvalue), abs=1e-12)
+    interval = oracle.confidence_interval(0.95)
+    assert (found.interval.low, found.interval.high) == pytest.approx((interval.low, interval.high), abs=1e-12)
+    same = seed_equivalence(differences, 0.05)
+    sides = [ttest_1samp(differences, -0.05, alternative="greater"), ttest_1samp(differences, 0.05, alternative="less")]
+    assert same.p == pytest.approx(max(side.pvalue for side in sides), abs=1e-12)
+    narrow = oracle.confidence_interval(0.9)
+    assert (same.interval.low, same.interval.high) == pytest.approx((narrow.low, narrow.high), abs=1e-12)
+
+
+def test_seeds_at_their_extremes() -> None:
+    assert seed_difference(np.array([0.01, -0.01])).p == 1
+    assert seed_difference(np.array([0.25, 0.25, 0.25])).p == 0
+    assert seed_equivalence(np.array([0.25, 0.25]), 0.5).p == 0
+    assert seed_equivalence(np.array([0.25, 0.25]), 0.1).p == 1
+    for test in (seed_difference, lambda values: seed_equivalence(values, 0.1)):
+        with pytest.raises(AnalysisError, match="at least 2; got 1: train another seed"):
+            test(np.array([0.1]))
 
 
 @pytest.mark.parametrize(
