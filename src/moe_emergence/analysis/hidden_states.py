@@ -25,7 +25,7 @@ from moe_emergence.analysis.specialisation import measurable
 from moe_emergence.analysis.statistics import Bootstrap, Domains, Interval, bootstrap, documents_per_domain, generator
 from moe_emergence.analysis.token_information import cell_counts, domain_joint
 from moe_emergence.analysis.traces import Trace
-from moe_emergence.data.blocks import Probe
+from moe_emergence.data.probe import Probe
 from moe_emergence.errors import AnalysisError
 from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.models.families import family_of

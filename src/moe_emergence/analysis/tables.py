@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from moe_emergence.analysis.balance import RoutingRow, first_choice_rows, routing_rows
+from moe_emergence.analysis.causal.effects import DoseRow, KnockoutRow
+from moe_emergence.analysis.causal.regret import RegretRow
+from moe_emergence.analysis.causal.retention import RetentionRow
+from moe_emergence.analysis.causal.specificity import SpecificityRow
+from moe_emergence.analysis.causal.transplant import TransplantRow
+from moe_emergence.analysis.coactivation import CoactivationRow
 from moe_emergence.analysis.comparisons import (
     ArmLossRow,
     InformationDifferenceRow,
@@ -19,6 +25,12 @@ from moe_emergence.analysis.comparisons import (
     loss_difference_rows,
 )
 from moe_emergence.analysis.costs import CostRow, cost_rows
+from moe_emergence.analysis.equivalence import (
+    EquivalenceRow,
+    InformationEquivalenceRow,
+    equivalence_rows,
+    information_equivalence_rows,
+)
 from moe_emergence.analysis.evolution import (
     LoadPoint,
     LossPoint,
@@ -27,20 +39,37 @@ from moe_emergence.analysis.evolution import (
     loss_points,
     routing_points,
 )
+from moe_emergence.analysis.expert_measures import ExpertMeasureRow
 from moe_emergence.analysis.files import replace_file
+from moe_emergence.analysis.format_swaps import FormatSwapRow
+from moe_emergence.analysis.hidden_states import GeometryRow
+from moe_emergence.analysis.lift import LiftRow
+from moe_emergence.analysis.locality import LocalityRow
 from moe_emergence.analysis.losses import ArmRow, RunRow, arm_rows, run_rows
+from moe_emergence.analysis.match_rows import MatchRow, seed_match_rows
+from moe_emergence.analysis.measures import Measures, Progress, run_measures, silent
 from moe_emergence.analysis.origins import AuditRow, ReceiptRow, audit_rows, receipt_rows
+from moe_emergence.analysis.paths import PathInformationRow, PathRow
 from moe_emergence.analysis.records import Source, Suite
+from moe_emergence.analysis.router_geometry import RouterGeometryRow
+from moe_emergence.analysis.saturation import SaturationRow
+from moe_emergence.analysis.scoreboard import ScoreRow
+from moe_emergence.analysis.scores import suite_scores
 from moe_emergence.analysis.shares import ShareRow, first_choice_share_rows, share_rows
+from moe_emergence.analysis.similarity import PairRow, SimilarityRow
 from moe_emergence.analysis.specialisation import InformationRow, VerdictRow, information_rows, verdict_rows
+from moe_emergence.analysis.token_information import TokenSplitRow
 from moe_emergence.analysis.token_labels import probe_classes
 from moe_emergence.analysis.token_rows import (
+    ClassCoverageRow,
     ClassInformationRow,
     TokenClassRow,
+    class_coverage_rows,
     class_information_rows,
     token_class_rows,
 )
 from moe_emergence.analysis.traces import read_trace
+from moe_emergence.analysis.vocabulary import CharacteristicTokenRow, VocabularyRow
 from moe_emergence.data.blocks import PreparedData, load_prepared
 
 
@@ -69,17 +98,45 @@ class Tables:
     sources: tuple[Source, ...]
     format_audit: tuple[AuditRow, ...]
     costs: tuple[CostRow, ...]
+    class_coverage: tuple[ClassCoverageRow, ...] = ()
+    token_split: tuple[TokenSplitRow, ...] = ()
+    lift: tuple[LiftRow, ...] = ()
+    vocabulary: tuple[VocabularyRow, ...] = ()
+    characteristic_tokens: tuple[CharacteristicTokenRow, ...] = ()
+    saturation: tuple[SaturationRow, ...] = ()
+    coactivation: tuple[CoactivationRow, ...] = ()
+    path_information: tuple[PathInformationRow, ...] = ()
+    paths: tuple[PathRow, ...] = ()
+    locality: tuple[LocalityRow, ...] = ()
+    similarity: tuple[SimilarityRow, ...] = ()
+    expert_pairs: tuple[PairRow, ...] = ()
+    router_geometry: tuple[RouterGeometryRow, ...] = ()
+    hidden_states: tuple[GeometryRow, ...] = ()
+    expert_measures: tuple[ExpertMeasureRow, ...] = ()
+    matches: tuple[MatchRow, ...] = ()
+    equivalence: tuple[EquivalenceRow, ...] = ()
+    information_equivalence: tuple[InformationEquivalenceRow, ...] = ()
+    knockouts: tuple[KnockoutRow, ...] = ()
+    specificity: tuple[SpecificityRow, ...] = ()
+    doses: tuple[DoseRow, ...] = ()
+    regret: tuple[RegretRow, ...] = ()
+    retention: tuple[RetentionRow, ...] = ()
+    transplants: tuple[TransplantRow, ...] = ()
+    format_swaps: tuple[FormatSwapRow, ...] = ()
+    scores: tuple[ScoreRow, ...] = ()
 
 
-def make_tables(suite: Suite) -> Tables:
-    """Compute every table once.
+def make_tables(suite: Suite, progress: Progress = silent) -> Tables:
+    """Compute every table once; `progress` is told of what takes long.
 
     Raises:
         AnalysisError: the records lack something that a table needs; names file and key.
     """
     last = {(run.arm, run.seed): read_trace(run, run.last_step) for run in suite.runs}
     routed = [trace for trace in last.values() if trace.layers]
-    classes = probe_classes(prepared(suite), routed[0]) if routed else {}
+    data = prepared(suite) if routed else None
+    classes = probe_classes(data, routed[0]) if data is not None else {}
+    measures = _measured(suite, data, progress) if data is not None else {}
     information = information_rows(suite)
     return Tables(
         verdicts=verdict_rows(suite, information),
@@ -103,7 +160,22 @@ def make_tables(suite: Suite) -> Tables:
         sources=suite.runs[0].manifest.data.sources if suite.runs else (),
         format_audit=audit_rows(suite),
         costs=cost_rows(suite),
+        class_coverage=class_coverage_rows(classes),
+        matches=seed_match_rows(suite, last),
+        equivalence=equivalence_rows(suite),
+        information_equivalence=information_equivalence_rows(suite, last),
+        scores=suite_scores(measures),
+        **{name: tuple(rows) for name, rows in measures.items()},
     )
+
+
+def _measured(suite: Suite, data: PreparedData, progress: Progress) -> Measures:
+    """The tables of all runs, run after run."""
+    found: Measures = {}
+    for run in suite.runs:
+        for name, rows in run_measures(run, data, progress).items():
+            found.setdefault(name, []).extend(rows)
+    return found
 
 
 def prepared(suite: Suite) -> PreparedData:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from moe_emergence.analysis.text_classes import COARSE, domain_schemes
 from moe_emergence.analysis.token_types import PYTHON, Scheme, character_offsets, token_classes, tokenises
 from moe_emergence.analysis.traces import Trace
-from moe_emergence.data.blocks import PreparedData, Probe
+from moe_emergence.data.blocks import PreparedData
+from moe_emergence.data.probe import Probe
 from moe_emergence.errors import AnalysisError
 
 COARSE_LABEL = "coarse class"

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedModel
 
-from moe_emergence.data.blocks import Probe
+from moe_emergence.data.probe import Probe
 from moe_emergence.errors import AnalysisError
 from moe_emergence.models.families import family_of
 from moe_emergence.moe.layer import MoE

@@ -20,7 +20,7 @@ from moe_emergence.analysis.causal.interventions import (
     output_change,
     possible,
 )
-from moe_emergence.data.blocks import Probe
+from moe_emergence.data.probe import Probe
 from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.routing import expert_counts
 
