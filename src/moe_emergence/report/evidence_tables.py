@@ -1,6 +1,5 @@
 """Tables of the evidence behind a verdict: token or domain, what experts share, and what happens without them."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from moe_emergence.analysis.records import Suite
@@ -59,7 +58,7 @@ def token_split_table(suite: Suite, tables: Tables) -> PageTable:
         Column(title="% of H(D)", field="domain_given_token_share", show=n.percent),
         Column(title="from", field="domain_given_token_low_share", show=n.percent),
         Column(title="to", field="domain_given_token_high_share", show=n.percent),
-        *_measured("I(E;D) of these tokens, bits", "domain_information", "domain_information"),
+        *_measured("I(E;D) of these tokens, bits", "domain_information", "domain"),
         Column(title="labels", field="ids", show=n.count),
         TOKENS,
         Column(title="of all tokens", field="share_of_tokens", show=n.percent),
@@ -363,7 +362,7 @@ def _similarity(suite: Suite, tables: Tables) -> PageTable:
         Column(title="output cosine with it", field="ancestor_output_cosine", show=n.signed),
         Column(title="cosine of what was learned, siblings", field="delta_cosine", show=n.signed),
         Column(title="output cosine, siblings", field="output_cosine", show=n.signed),
-        Column(title="CKA, siblings", field="cka", show=n.signed),
+        Column(title="CKA, siblings", field="output_cka", show=n.signed),
     ]
     return make_table(
         "similarity",
@@ -400,11 +399,13 @@ def _matches(tables: Tables) -> PageTable:
         Column(title="seed", field="seed", show=n.count),
         Column(title="other seed", field="other_seed", show=n.count),
         LAYER,
-        Column(title="compared by", field="compared"),
+        Column(title="counted", field="counted"),
+        Column(title="matched and compared by", field="by"),
         Column(title="agreement", field="agreement", show=n.loss),
         *_ends(n.loss),
         Column(title="matched null: mean", field="null_mean", show=n.loss),
-        P,
+        Column(title="up to", field="null_high", show=n.loss),
+        Column(title="p, Holm", field="p_holm", show=n.p_value),
     ]
     return make_table("matches", "Do two seeds find the same experts?", tables.matches, columns)
 
@@ -456,8 +457,3 @@ def _coverage(tables: Tables) -> PageTable:
         Column(title="of no class", field="other_share", show=n.percent),
     ]
     return make_table("class_coverage", "How far texts could be read for token classes", tables.class_coverage, columns)
-
-
-def layers_of(rows: Sequence[Any]) -> list[int]:
-    """The layers there are, rising."""
-    return sorted({row.layer for row in rows})

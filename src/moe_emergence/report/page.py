@@ -15,6 +15,7 @@ from moe_emergence.analysis.tables import Tables, write_csv
 from moe_emergence.report import numbers
 from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.drawings import drawings
+from moe_emergence.report.evidence_tables import evidence_tables
 from moe_emergence.report.findings import audit_finding
 from moe_emergence.report.page_passages import suite_passages
 from moe_emergence.report.page_tables import page_tables
@@ -79,6 +80,8 @@ def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
         "expert_rules": style_rules(max((arm.experts for arm in passages), default=0)),
         "changes": {arm.name: readable_changes(arm) for arm in suite.arms},
         "tables": page_tables(suite, tables),
+        "statements": list(statements(suite, tables)),
+        "evidence": evidence_tables(suite, tables),
         "pictures": [keep(drawing, suite.folder / FIGURES) for drawing in drawings(suite, tables)],
         "data": _data_facts(suite),
         "record": _data_record(suite),

@@ -3,6 +3,7 @@
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import numbers as n
+from moe_emergence.report.evidence_tables import evidence_tables
 from moe_emergence.report.measure_tables import measure_tables
 from moe_emergence.report.routing_tables import routing_tables
 from moe_emergence.report.shown import Column, PageTable, make_table
@@ -15,6 +16,7 @@ def page_tables(suite: Suite, tables: Tables) -> dict[str, PageTable]:
         runs_table(suite, tables),
         *routing_tables(suite, tables),
         *measure_tables(suite, tables),
+        *evidence_tables(suite, tables),
         _receipts_table(tables),
         _sources_table(tables),
         _audit_table(tables),
