@@ -34,8 +34,8 @@ def delta_products(
 def relative_drift(
     products: Float[Tensor, "experts experts"], ancestor: Mapping[str, Float[Tensor, "..."]]
 ) -> Float[Tensor, " experts"]:
-    """‖W_i − W_0‖ / ‖W_0‖ over all parameters of an expert (Frobenius), from `delta_products`: 0 for the ancestor itself, √2 for one as large
-    as it and unrelated to it, unbounded above."""
+    """‖W_i − W_0‖ / ‖W_0‖ over all parameters of an expert (Frobenius), from `delta_products`: 0 for the ancestor
+    itself, √2 for one as large as it and unrelated to it, unbounded above."""
     origin = torch.stack([parameter.double().square().sum() for parameter in ancestor.values()]).sum()
     return (products.diagonal() / origin).sqrt()
 
