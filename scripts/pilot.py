@@ -45,9 +45,9 @@ def dense(rate: float) -> RunConfig:
     return replace(
         run,
         name=f"dense-rate{rate:g}",
-        data=replace(run.data, dev_blocks=32, test_blocks=1, probe_tokens=3000),
+        data=replace(run.data, dev_blocks=32, test_blocks=1, probe_tokens=3000, wide_probe_tokens=0),
         optimizer=replace(run.optimizer, learning_rate=rate),
-        training=replace(run.training, evaluations=3),
+        training=replace(run.training, evaluations=3, snapshots=0),
     )
 
 

@@ -13,6 +13,7 @@ SMALL = {
     "data.dev_blocks": 2,
     "data.test_blocks": 3,
     "data.probe_tokens": 300,
+    "data.wide_probe_tokens": 600,
     "training.steps": 3,
     "training.batch_size": 4,
     "training.evaluations": 2,

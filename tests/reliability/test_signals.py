@@ -91,6 +91,7 @@ def suite_command(folder: Path, base: Path, corpus: Path) -> list[str]:
         "data.dev_blocks": 4,
         "data.test_blocks": 6,
         "data.probe_tokens": 600,
+        "data.wide_probe_tokens": 300,
         "training.steps": 6,
         "training.batch_size": 4,
         "training.evaluations": 3,

@@ -32,12 +32,12 @@ def delta_products(
 
 
 def relative_drift(
-    stacks: Mapping[str, Float[Tensor, "experts ..."]], ancestor: Mapping[str, Float[Tensor, "..."]]
+    products: Float[Tensor, "experts experts"], ancestor: Mapping[str, Float[Tensor, "..."]]
 ) -> Float[Tensor, " experts"]:
-    """‖W_i − W_0‖ / ‖W_0‖ over all parameters of an expert (Frobenius): 0 for the ancestor itself, √2 for one as large
-    as it and unrelated to it, unbounded above."""
+    """‖W_i − W_0‖ / ‖W_0‖ over all parameters of an expert (Frobenius), from `delta_products`: 0 for the ancestor
+    itself, √2 for one as large as it and unrelated to it, unbounded above."""
     origin = torch.stack([parameter.double().square().sum() for parameter in ancestor.values()]).sum()
-    return (delta_products(stacks, ancestor).diagonal() / origin).sqrt()
+    return (products.diagonal() / origin).sqrt()
 
 
 def cosines_of(products: Float[Tensor, "rows rows"]) -> Float[Tensor, "rows rows"]:
@@ -95,9 +95,10 @@ def expert_similarity(
         wide = {name: stack.float() for name, stack in stacks.items()}
         origin = {name: parameter.float().unsqueeze(0) for name, parameter in ancestor.items()}
         outputs, before = (expert_outputs(s, hidden, act_fn).double() for s in (wide, origin))
+        products = delta_products(stacks, ancestor)
         found = {
-            "drift": relative_drift(stacks, ancestor),
-            "delta_cosine": cosines_of(delta_products(stacks, ancestor)),
+            "drift": relative_drift(products, ancestor),
+            "delta_cosine": cosines_of(products),
             "output_cosine": output_cosine(outputs, outputs),
             "output_cka": linear_cka(outputs),
             "ancestor_cosine": output_cosine(outputs, before)[:, 0],

@@ -193,6 +193,7 @@ def test_the_first_document_of_a_domain_is_chosen() -> None:
         length=np.full(4, 2, dtype=np.int32),
         document=np.array([9, 4, 2, 7], dtype=np.int32),
         domain=np.array([0, 1, 1, 0], dtype=np.int32),
+        start=np.zeros(4, dtype=np.int32),
         texts=("",) * 4,
     )
     assert [choose_passage(probe, domain) for domain in (0, 1)] == [0, 1]

@@ -53,7 +53,9 @@ def test_drift_and_delta_cosine_are_those_of_plain_loops(
     vectors = deltas(stacks, ancestor)
     origin = math.sqrt(sum(float(v) ** 2 for n in ancestor for v in ancestor[n].flatten()))
     lengths = [math.sqrt(sum(v * v for v in vector)) for vector in vectors]
-    assert relative_drift(stacks, ancestor).tolist() == pytest.approx([n / origin for n in lengths], abs=1e-10)
+    assert relative_drift(delta_products(stacks, ancestor), ancestor).tolist() == pytest.approx(
+        [n / origin for n in lengths], abs=1e-10
+    )
     cosines = cosines_of(delta_products(stacks, ancestor))
     for i in range(3):
         for j in range(3):
@@ -65,7 +67,7 @@ def test_by_hand() -> None:
     """W_0 = (3, 4); experts moved by (1, 0), (0, 2), (−2, 0) and not at all."""
     ancestor = {"w": torch.tensor([3.0, 4.0])}
     stacks = {"w": ancestor["w"] + torch.tensor([[1.0, 0.0], [0.0, 2.0], [-2.0, 0.0], [0.0, 0.0]])}
-    assert relative_drift(stacks, ancestor).tolist() == pytest.approx([0.2, 0.4, 0.4, 0])
+    assert relative_drift(delta_products(stacks, ancestor), ancestor).tolist() == pytest.approx([0.2, 0.4, 0.4, 0])
     cosines = cosines_of(delta_products(stacks, ancestor))
     assert cosines[:3, :3].tolist() == [[1, 0, -1], [0, 1, 0], [-1, 0, 1]]
     assert cosines[3].isnan().all(), "what has not moved has no direction"
