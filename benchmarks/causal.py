@@ -73,6 +73,17 @@ def knockouts(layers: tuple[int, ...], experts: int, probe: Probe) -> str:
     return measured(lambda: knockout_matrix(subject, documents, survey(subject, documents), INTERVENTIONS, ancestors))
 
 
+def others(probe: Probe) -> None:
+    """One row a test beside the knock-out matrix."""
+    subject, ancestors = model((2, 3), 8)
+    documents = documents_of(probe)
+    surveyed = survey(subject, documents)
+    print(f"{probe.length.sum()} tokens, 2 layers, 8 experts")
+    print("doses                ", measured(lambda: dose_response(subject, documents, ancestors, DOSES)))
+    print("regret               ", measured(lambda: regret_sums(subject, documents)))
+    print("retention            ", measured(lambda: retained_losses(subject, documents, surveyed)))
+
+
 def main() -> None:
     """One row a size; the first is the one that must not take longer than 3 minutes."""
     parser = argparse.ArgumentParser()
@@ -90,15 +101,7 @@ def main() -> None:
         print("last layer alone     ", knockouts((3,), 8, half), flush=True)
         print("4 layers             ", knockouts((0, 1, 2, 3), 8, half), flush=True)
         print("16 experts           ", knockouts((2, 3), 16, half), flush=True)
-        subject, ancestors = model((2, 3), 8)
-        documents = documents_of(half)
-        surveyed = survey(subject, documents)
-        print("half the tokens, 2 layers, 8 experts")
-        print(
-            "doses                ", measured(lambda s=subject, a=ancestors, d=documents: dose_response(s, d, a, DOSES))
-        )
-        print("regret               ", measured(lambda s=subject, d=documents: regret_sums(s, d)))
-        print("retention            ", measured(lambda s=subject, d=documents, v=surveyed: retained_losses(s, d, v)))
+        others(half)
         print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB", flush=True)
 
 

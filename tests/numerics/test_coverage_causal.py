@@ -5,11 +5,12 @@ the quick ones only for what four standard errors of chance leave.
 """
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 
-from moe_emergence.analysis.causal.effects import Origin, domain_means, domain_ratios
+from moe_emergence.analysis.causal.effects import Origin, domain_means, domain_ratios, single
 from moe_emergence.analysis.causal.specificity import specificity
 from moe_emergence.analysis.statistics import generator
 
@@ -59,25 +60,19 @@ def test_specificity_rejects_as_often_as_it_says_when_domains_mean_nothing(docum
 
 @settings("documents effect tails", (36, 0.05, True), (36, 0.05, False), (36, 0.0, True), (20, 0.05, True))
 def test_intervals_of_effects_cover(documents, effect, tails, simulations) -> None:
-    """Total effects of single domains and of their mean, and effects per affected token; expert 0 of each draw."""
+    """Total effects of one domain and of their mean, and effects per affected token; the experts of a draw share its
+    resamples."""
     rng, held = generator(22), np.zeros(4)
-    truth = effect / EXPERTS, effect
-    for number in range(simulations):
+    truth = np.array([effect / EXPERTS, effect])
+    for number in range(simulations // EXPERTS + 1):
         change, affected, predicted = drawn(documents, effect, tails, rng)
         here = origin(documents, predicted)
-        total = domain_means(here, change[0], seed=number)
-        ratio = domain_ratios(here, change[:1], affected[:1], seed=number)
-        found = [
-            total.single(0).estimate(),
-            total.single(DOMAINS).estimate(),
-            *(
-                type(ratio)(ratio.observed[0], ratio.replicates[:, 0], ratio.documents).single(c).estimate()
-                for c in (0, 3)
-            ),
-        ]
-        for place, one in enumerate(found):
-            held[place] += one.interval.low <= truth[place // 2] <= one.interval.high
-    shares = held / simulations
+        found = domain_means(here, change, seed=number), domain_ratios(here, change, affected, seed=number)
+        for place, (kind, column) in enumerate(product((0, 1), (0, DOMAINS))):
+            for expert in range(EXPERTS):
+                interval = single(found[kind], (expert, column)).estimate().interval
+                held[place] += interval.low <= truth[kind] <= interval.high
+    shares = held / (simulations // EXPERTS + 1) / EXPERTS
     print(f"{documents} documents, effect {effect}, tails {tails}: {shares}")
     assert all(within(share, 0.95, simulations) for share in shares)
 
