@@ -51,20 +51,19 @@ def make(make_dense):
 
 @pytest.fixture
 def probe() -> Probe:
-    """7 documents of 3 domains with 1 to 8 tokens, in no order of length; the one of 1 token has no loss."""
-    length = np.array([6, 8, 1, 4, 5, 2, 7], dtype=np.int32)
+    """6 documents of 3 domains with 1 to 6 tokens, in no order of length; the one of 1 token has no loss."""
     return Probe(
-        tokens=np.random.default_rng(2).integers(1, 40, (7, 8)).astype(np.uint16),
-        length=length,
-        document=np.array([30, 4, 17, 9, 2, 55, 41], dtype=np.int32),
-        domain=np.array([0, 1, 1, 2, 0, 1, 2], dtype=np.int32),
-        texts=("",) * 7,
+        tokens=np.random.default_rng(2).integers(1, 40, (6, 6)).astype(np.uint16),
+        length=np.array([5, 6, 1, 4, 3, 2], dtype=np.int32),
+        document=np.array([30, 4, 17, 9, 2, 41], dtype=np.int32),
+        domain=np.array([0, 1, 1, 2, 0, 2], dtype=np.int32),
+        texts=("",) * 6,
     )
 
 
 @pytest.fixture(autouse=True)
 def _several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forward, "BATCH_TOKENS", 16)
+    monkeypatch.setattr(forward, "BATCH_TOKENS", 12)
 
 
 def documents(probe: Probe) -> list[torch.Tensor]:
@@ -184,7 +183,7 @@ def test_the_knock_out_matrix_is_that_of_whole_forwards(case, make, probe) -> No
     subject, docs, ids_of = Subject(model), documents_of(probe), documents(probe)
     surveyed = survey(subject, docs)
     found = knockout_matrix(subject, docs, surveyed, INTERVENTIONS, ancestors_of(subject, stored), seed=SEED)
-    assert found["change"].shape == (5, len(subject.layers), EXPERTS, 6)
+    assert found["change"].shape == (5, len(subject.layers), EXPERTS, 5)
     clean = [losses(model, ids) for ids in ids_of]
     assert surveyed.loss == pytest.approx([float(loss.sum()) for loss in clean], abs=1e-10)
     with_loss = probe.length > 1
@@ -249,9 +248,9 @@ def test_retention_is_that_of_a_model_that_chooses_among_fewer(top_k, make, prob
     subject, docs = Subject(model), documents_of(probe)
     surveyed = survey(subject, docs)
     found = retained_losses(subject, docs, surveyed, draws=2)["retained"]
-    assert found.shape == (5, EXPERTS - 1, 6)
+    assert found.shape == (5, EXPERTS - 1, 5)
     measured = measured_half(docs.domain)
-    assert np.isnan(found[..., np.setdiff1d(np.arange(6), measured)]).all()
+    assert np.isnan(found[..., np.setdiff1d(np.arange(5), measured)]).all()
     orders = np.concatenate([usage_order(surveyed.counts, docs.domain), random_order(2, EXPERTS, 2)])
     for place in measured:
         ids = documents(probe)[place]

@@ -1,0 +1,82 @@
+"""The most specific expert: found where it is planted, not where there is none."""
+
+import numpy as np
+import pytest
+
+from moe_emergence.analysis.causal.effects import Origin
+from moe_emergence.analysis.causal.specificity import halves, specificity, specificity_rows
+from moe_emergence.errors import AnalysisError
+
+DOMAIN = np.repeat([0, 1, 2], 12)
+HERE = Origin(
+    arm="moe", seed=1, step=7, domains=("a", "b", "c"), domain=DOMAIN, predicted=np.full(36, 10, dtype=np.int64)
+)
+
+
+def noise(seed: int = 0, experts: int = 4) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(experts, 36))
+
+
+def test_a_planted_expert_is_found() -> None:
+    """Expert 2 costs domain b 5 nats in each document of 10 tokens, other experts every domain 3."""
+    change = noise() + 3
+    change[2] = noise(1, 1)[0] + np.where(DOMAIN == 1, 5, 0)
+    found = specificity(HERE, change)
+    assert (found.expert, found.domain) == (2, 1)
+    assert found.tested.interval.low < 0.5 < found.tested.interval.high
+    assert found.tested.interval.low > 0.2
+    assert found.p == 1 / 1000
+    assert found.documents == 6
+    assert found.chosen_value == pytest.approx(0.5, abs=0.15)
+
+
+def test_what_is_tested_is_worked_by_hand() -> None:
+    change, first = noise(3), halves(DOMAIN, 1)
+    found = specificity(HERE, change, permutations=9)
+
+    def contrast(half: np.ndarray, expert: int, domain: int) -> float:
+        means = [change[expert, half & (d == DOMAIN)].sum() / (10 * (half & (d == DOMAIN)).sum()) for d in range(3)]
+        return means[domain] - np.mean([means[d] for d in range(3) if d != domain])
+
+    values = {(e, d): contrast(first, e, d) for e in range(4) for d in range(3)}
+    assert (found.expert, found.domain) == max(values, key=values.__getitem__)
+    assert found.chosen_value == pytest.approx(max(values.values()), abs=1e-12)
+    assert found.tested.value == pytest.approx(contrast(~first, found.expert, found.domain), abs=1e-12)
+
+
+def test_noise_is_not_specific_and_choosing_inflates() -> None:
+    found = [specificity(HERE, noise(seed), permutations=199) for seed in range(40)]
+    assert np.mean([f.p <= 0.05 for f in found]) <= 0.15
+    assert np.mean([f.chosen_value for f in found]) > 0.05
+    assert abs(np.mean([f.tested.value for f in found])) < 0.04
+
+
+def test_experts_that_do_nothing_are_not_specific() -> None:
+    found = specificity(HERE, np.zeros((4, 36)))
+    assert (found.tested.value, found.p, found.chosen_value) == (0, 1, 0)
+
+
+def test_halves_are_of_every_domain() -> None:
+    first = halves(np.array([[0, 1, 0, 1, 0, 1, 1], [1, 1, 1, 0, 0, 0, 1]]), seed=3)
+    assert first.sum(1).tolist() == [4, 4]
+    domains = np.array([0, 1, 0, 1, 0, 1, 1])
+    assert np.bincount(domains[first[0]]).tolist() == [2, 2]
+
+
+def test_rows_are_adjusted_over_layers() -> None:
+    change = np.stack([noise(0), noise(5), noise(6)])[None]
+    change[0, 1, 2] += np.where(DOMAIN == 1, 50, 0)
+    rows = list(specificity_rows(HERE, (2, 5, 9), ("zero",), change))
+    assert [row.layer for row in rows] == [2, 5, 9]
+    assert rows[1].p_holm == pytest.approx(3 * rows[1].p)
+    assert (rows[1].expert, rows[1].domain) == (2, "b")
+    assert rows[1].null_mean < rows[1].null_high < rows[1].tested_value
+    assert all(row.p_holm >= row.p for row in rows)
+
+
+def test_too_few_documents_are_named() -> None:
+    few = Origin(
+        arm="", seed=0, step=0, domains=("a", "b"), domain=np.array([0] * 9 + [1] * 3), predicted=np.ones(12, int)
+    )
+    with pytest.raises(AnalysisError, match=r"4 documents a domain; 'b' has 3"):
+        specificity(few, np.zeros((2, 12)))
