@@ -1,4 +1,4 @@
-"""Co-activation: all pairs of a token's set, by hand and by loops, and the chance level of choices without repetition."""
+"""Co-activation: all pairs of a set, by hand and by loops, and the chance level of choices without repetition."""
 
 from dataclasses import replace
 from itertools import combinations
