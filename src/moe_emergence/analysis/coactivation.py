@@ -13,9 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from scipy.stats import t
 
 from moe_emergence.analysis.records import Run
-from moe_emergence.analysis.statistics import REPLICATES, Bootstrap, Domains, bootstrap, documents_per_domain
+from moe_emergence.analysis.statistics import (
+    REPLICATES,
+    TAIL,
+    Bootstrap,
+    Domains,
+    bootstrap,
+    documents_per_domain,
+)
 from moe_emergence.analysis.token_information import check_tokens, domain_joint, in_batches
 from moe_emergence.analysis.traces import LayerTrace, Trace
 from moe_emergence.errors import AnalysisError
@@ -175,6 +183,8 @@ def _drawn_pairs(used: Float[np.ndarray, " experts"], slots: int) -> Float[np.nd
         weights = used / np.where(without > 0, without, 1)
         weights /= weights.sum()
     both = weights[:, None] * weights * apart
+    if slots < 2:
+        return np.zeros_like(both)
     rest = _symmetric(weights * (apart[:, None] * apart[None]), slots - 2)
     return both * rest / float(_symmetric(weights, slots))
 
@@ -190,10 +200,11 @@ def _symmetric(weights: Float[np.ndarray, "*rows experts"], degree: int) -> Floa
 
 
 def _ends(found: Bootstrap) -> tuple[tuple[NDArray[np.float64], ...], tuple[NDArray[np.float64], ...]]:
-    """(low, high) of the shares, on the scale of shares, and of the lifts, at least 0."""
+    """(low, high) of the shares, and of the lifts: θ̂ · exp(± t · standard error / θ̂), which are skewed and above 0."""
     share = Bootstrap(found.observed[0], found.replicates[:, 0], found.documents).shares()
-    low, high = Bootstrap(found.observed[1], found.replicates[:, 1], found.documents).reflected()
-    return share, (np.maximum(low, 0), np.maximum(high, 0))
+    lift = Bootstrap(found.observed[1], found.replicates[:, 1], found.documents)
+    spread = t.ppf(1 - TAIL, found.documents - 1) * lift.standard_error / np.where(lift.observed > 0, lift.observed, 1)
+    return share, (lift.observed * np.exp(-spread), lift.observed * np.exp(spread))
 
 
 def _rows(run: Run, trace: Trace, layer: LayerTrace) -> Iterator[CoactivationRow]:

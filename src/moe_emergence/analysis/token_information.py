@@ -67,8 +67,8 @@ class TokenSplit:
         labels: how many are counted; tokens: how many bear one; documents: with such tokens, of the smallest domain.
         token: I(E;X), 0..log2 E. Null: each document's labels turned in a circle against its routes, which keeps what
             whole documents share and the runs of both.
-        domain_given_token: I(E;D|X), 0..H(D); 0 when a token's label settles what its expert depends on. Null: what each
-            document has beyond its labels' own routes, with a random sign; p of its second-order value.
+        domain_given_token: I(E;D|X), 0..H(D); 0 when a token's label settles what its expert depends on. Null: what
+            each document has beyond its labels' own routes, with a random sign; p of its second-order value.
         domain: I(E;D), 0..H(D). Null: domains dealt anew to documents.
         maximum: H(D) = log2 D.
     """
