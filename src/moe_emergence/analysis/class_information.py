@@ -1,9 +1,11 @@
 """I(E;class): how much the kind of a token tells of the expert it went to, with a null that knows of runs."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import entr
 
 from moe_emergence.analysis.information import mutual_information
 from moe_emergence.analysis.statistics import (
@@ -110,15 +112,19 @@ def class_information(
 
 def _excess(counts: NDArray[np.int64], null: NDArray[np.int64]) -> Statistic:
     """[replicates] plug-in − null mean of resampled documents, on `counts` [documents, classes, experts] and `null`
-    [shifts, documents, classes, experts]."""
-    documents, cells = len(counts), counts.shape[1:]
-    shifted = null.swapaxes(0, 1).reshape(documents, -1).astype(np.float64)
-    own = counts.reshape(documents, -1).astype(np.float64)
+    [shifts, documents, classes, experts].
+
+    A shift keeps how often each class and each expert occurs in a document, so that of
+    I = H(E) + H(class) − H(E, class) only the last differs between the counts as they are and their shifts.
+    """
+    together = np.concatenate([counts[None], null]).swapaxes(0, 1).reshape(len(counts), -1).astype(np.float64)
 
     def excess(weights: NDArray[np.int64]) -> NDArray[np.float64]:
-        drawn = weights.astype(np.float64)
-        by_chance = mutual_information((drawn @ shifted).reshape(len(drawn), len(null), *cells)).mean(1)
-        return mutual_information((drawn @ own).reshape(len(drawn), *cells)) - by_chance
+        tables = (weights.astype(np.float64) @ together).reshape(len(weights), 1 + len(null), -1)
+        tables /= tables[:, :1].sum(-1, keepdims=True)
+        entropy = entr(tables).sum(-1)
+        difference: NDArray[np.float64] = (entropy[:, 1:].mean(1) - entropy[:, 0]) / math.log(2)
+        return difference
 
     return excess
 

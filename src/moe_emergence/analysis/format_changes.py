@@ -11,12 +11,13 @@ from moe_emergence.analysis.token_types import PYTHON, TokenClass, python_spans
 
 Change = Callable[[str], str]
 
-_MARK = re.compile(r"[ \t]*([^\w\s])[ \t]*")
-_LINE_ENDS = re.compile(r"[ \t]+$", re.MULTILINE)
+_SIGN = re.compile(r"([-+*/<>=|\\~^&]+|[^\w\s])")
+_BLANKS = re.compile(r"(?<=\S)[ \t]+(?=[ \t]|$)", re.MULTILINE)
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _ROUND_SIGNS = re.compile(r"(?<=[^\w\s])[ \t]+|[ \t]+(?=[^\w\s])")
 _INDENTATION = re.compile(r"^[ \t]+", re.MULTILINE)
 _STRING_START = re.compile(r"[rRuU]?(?:'|\")")
+_TO_LINE_END = re.compile(r"[ \t]*(?:#[^\r\n]*)?")
 _OPEN, _CLOSE = frozenset("([{"), frozenset(")]}")
 
 
@@ -25,8 +26,8 @@ def lower_cased(text: str) -> str:
 
 
 def lower_cased_and_spaced(text: str) -> str:
-    """In lower case, with one blank on both sides of every punctuation mark, as in MathQA: `it ' s time , he said .`"""
-    return _LINE_ENDS.sub("", _MARK.sub(r" \1 ", text.lower()))
+    """In lower case, with blanks round every punctuation mark, as in MathQA: `it ' s time , he said .`"""
+    return spaced_out(text.lower())
 
 
 def title_cased(text: str) -> str:
@@ -36,8 +37,8 @@ def title_cased(text: str) -> str:
 
 
 def spaced_out(text: str) -> str:
-    """One blank on both sides of every sign and punctuation mark: `f ( x ) = 2 * x`."""
-    return _LINE_ENDS.sub("", _MARK.sub(r" \1 ", text))
+    """One blank on both sides of every bracket, mark and run of operators: `f ( x ) = 2 ** x`."""
+    return _BLANKS.sub("", _SIGN.sub(r" \1 ", text))
 
 
 def closed_up(text: str) -> str:
@@ -53,8 +54,8 @@ def without_indentation(text: str) -> str:
 def without_comments(text: str) -> str:
     """Without Python comments and docstrings, nor the lines that held nothing else.
 
-    A docstring is a string that is a statement of its own. Where the text stops tokenising, the rest stays; but if a
-    docstring is what it stops in, as where a text is cut short, the docstring goes.
+    A docstring is a string that is a line of its own, in no bracket. Where the text stops tokenising, the rest stays;
+    but if a docstring is what it stops in, as where a text is cut short, the docstring goes.
     """
     kept, reached = [], 0
     for start, end in _commentary(text):
@@ -94,8 +95,10 @@ def _commentary(text: str) -> list[tuple[int, int]]:
             depth += (text[start] in _OPEN) - (text[start] in _CLOSE)
         unfinished = kind == TokenClass.OTHER and place == len(spans) - 1
         string = kind == TokenClass.STRING and _ends_line(text, end)
-        if kind == TokenClass.COMMENT or ((string or unfinished) and not depth and _is_docstring(text, start)):
-            found.append((start, len(text) if unfinished else end))
+        if (string or unfinished) and not depth and _is_docstring(text, start):
+            found.append((start, len(text) if unfinished else _line_end(text, end)))
+        elif kind == TokenClass.COMMENT and not (found and start < found[-1][1]):
+            found.append((start, end))
     return found
 
 
@@ -106,8 +109,13 @@ def _is_docstring(text: str, start: int) -> bool:
 
 
 def _ends_line(text: str, end: int) -> bool:
-    behind = re.compile(r"[ \t]*").match(text, end)
-    return behind is not None and text[behind.end() : behind.end() + 1] in ("", "\n", "\r", "#", ";")
+    return text[_line_end(text, end) :][:1] in ("", "\n", "\r")
+
+
+def _line_end(text: str, place: int) -> int:
+    """Behind the blanks and the comment that follow, if any."""
+    behind = _TO_LINE_END.match(text, place)
+    return behind.end() if behind else place
 
 
 def _line_break(text: str, place: int) -> str:

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.spatial.distance import jensenshannon
 from torch.nn.utils.rnn import pad_sequence
 
 from moe_emergence.analysis.format_changes import changes_of
+from moe_emergence.analysis.information import mutual_information
 from moe_emergence.analysis.records import Floats, Run
 from moe_emergence.analysis.specialisation import FIRST_CHOICE, SLOTS, Counted
 from moe_emergence.analysis.statistics import bootstrap, generator
@@ -94,8 +94,9 @@ class _Swapped:
 def divergence(
     first: Float[np.ndarray, "*rows experts"], second: Float[np.ndarray, "*rows experts"]
 ) -> Float[np.ndarray, "*rows"]:
-    """Jensen–Shannon divergence of each row, in bits: 0 when equal, 1 when no expert has both [Lin 1991, eq. 4.1]."""
-    return np.nan_to_num(np.square(jensenshannon(first, second, base=2, axis=-1)))
+    """Jensen–Shannon divergence of each row [Lin 1991, eq. 4.1], in bits: exactly 0 when equal, 1 when no expert has
+    both. It is what an assignment tells of which of the two it came from."""
+    return np.where((first == second).all(-1), 0.0, mutual_information(np.stack([first, second], axis=-2)))
 
 
 def stretches(before: Sequence[int], after: Sequence[int]) -> list[tuple[int, int, int]]:

@@ -9,6 +9,8 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 _ENDS_OF_SENTENCES = frozenset("…。！？｡")
 _BY_CATEGORY = {"Ps": "(", "Pe": ")", "Pd": "-", "Pc": "_", "Po": ",", "Pi": '"', "Pf": '"', "Sc": "$"}
 _OTHER = "\0"
+MARK = "\u02bc"
+"""Stands for a mark on a letter: to a regular expression a letter itself."""
 
 
 def plain(text: str) -> str:
@@ -16,7 +18,8 @@ def plain(text: str) -> str:
 
     Letters and decimal digits of any script stay; other numbers (², Ⅷ) become 0, quotes " or ', brackets ( or ), dashes
     -, marks of the end of a sentence ., other punctuation a comma, white space a space, currencies $, mathematical
-    symbols = where they relate two terms and + elsewhere. A combining mark or joiner is a letter or digit after one.
+    symbols = where they relate two terms and + elsewhere. A combining mark or joiner is a digit after one,
+    and `MARK` after a letter.
     Everything else (emoji, control characters, lone surrogates) becomes the null character.
     """
     return text if text.isascii() else _NOT_ASCII.sub(_stand_in, text)
@@ -46,4 +49,4 @@ def _mark(text: str, place: int) -> str:
         place -= 1
     if place < 0 or not text[place].isalnum():
         return _OTHER
-    return "a" if text[place].isalpha() else "0"
+    return MARK if text[place].isalpha() else "0"

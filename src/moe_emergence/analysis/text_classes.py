@@ -11,7 +11,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from moe_emergence.analysis.plain_text import plain
+from moe_emergence.analysis.plain_text import MARK, plain
 from moe_emergence.analysis.token_types import PYTHON, Scheme, Span, python_domains
 
 MATHEMATICAL_SHARE = 1 / 10
@@ -113,7 +113,7 @@ _MATHEMATICS = re.compile(
             rf"-\.|/\\|\\/|(?<!{_LETTER}{{2}})-|-(?!{_LETTER}{{2}})|[+*/^|~&%_`]|\\(?![A-Za-z]))",
             r"(?P<COMMAND>\\[A-Za-z]+)",
             rf"(?P<NUMBER>{_NUMBER})",
-            rf"(?P<VARIABLE>(?<!{_LETTER})(?:{_LETTER}(?!'?{_LETTER})|(?:ph|ps|ch|th)(?!\w)))",
+            rf"(?P<VARIABLE>(?<!{_LETTER})(?:{_LETTER}{MARK}*(?!'?{_LETTER})|(?:ph|ps|ch|th)(?!\w)))",
             rf"(?P<WORD>{_WORD})",
             r"(?P<PUNCTUATION>[.,;:!?'\"-])",
         )

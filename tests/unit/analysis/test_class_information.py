@@ -7,6 +7,7 @@ from sklearn.metrics import mutual_info_score
 
 from moe_emergence.analysis.class_information import class_counts, class_information
 from moe_emergence.analysis.information import mutual_information
+from moe_emergence.analysis.statistics import generator
 from moe_emergence.errors import AnalysisError
 
 DOCUMENTS, TOKENS, EXPERTS, CLASSES = 36, 256, 8, 8
@@ -113,6 +114,64 @@ def test_tokens_out_of_order_and_too_few_documents_are_refused() -> None:
         class_information(classes, experts, np.array([0, 0, 0]), EXPERTS)
     with pytest.raises(AnalysisError, match="no tokens"):
         class_information(classes[:0], experts[:0], np.array([], dtype=np.int64), EXPERTS)
+
+
+def brute_force_shifts(classes, experts, lengths, seed: int, shifts: int) -> NDArray[np.float64]:
+    """The plug-in of each shift, document by document, with the offsets that `seed` draws."""
+    offsets = generator(seed).integers(0, lengths, size=(shifts, len(lengths)))
+    found = []
+    for row in offsets:
+        ends = np.cumsum(lengths)
+        turned = [
+            np.roll(classes[end - length : end], -offset)
+            for end, length, offset in zip(ends, lengths, row, strict=True)
+        ]
+        found.append(mutual_info_score(np.concatenate(turned), experts) / np.log(2))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("kinds", [3, 12])
+def test_null_is_that_of_turning_each_document_by_hand(kinds: int) -> None:
+    """Any number of classes, documents of unlike lengths: every shift, and what is made of them."""
+    rng, lengths = np.random.default_rng(8), np.array([5, 40, 17, 64])
+    document, tokens = np.repeat(np.arange(4), lengths), lengths.sum()
+    classes, experts = runs(rng, tokens, kinds), runs(rng, tokens, 4)
+    experts[:40] = classes[:40] % 4
+    found = class_information(classes, experts[:, None], document, 4, shifts=49, seed=3)
+    null = brute_force_shifts(classes, experts, lengths, seed=3, shifts=49)
+    assert found.null_mean == pytest.approx(null.mean(), abs=1e-10)
+    assert found.null_range.low == pytest.approx(np.quantile(null, 0.025), abs=1e-10)
+    assert found.estimate.value == pytest.approx(found.plug_in - null.mean(), abs=1e-10)
+    assert found.p == (1 + np.count_nonzero(null >= found.plug_in - 1e-12)) / 50
+    assert found.maximum == pytest.approx(mutual_info_score(classes, classes) / np.log(2), abs=1e-10)
+
+
+def test_turning_one_document_gives_each_of_its_turns_alike_often() -> None:
+    """Of 3 tokens with one class and one expert of their own, a third of the shifts leaves all as it is."""
+    document = np.repeat([0, 1], [3, 1])
+    classes, experts = np.array([0, 1, 1, 0]), np.array([[0], [1], [1], [0]])
+    found = class_information(classes, experts, document, 2, shifts=3000)
+    assert found.p == pytest.approx(1 / 3, abs=0.03)
+
+
+def test_interval_lies_around_the_estimate_and_within_its_limits() -> None:
+    """Resamples see 19 of the shifts; what they are centred on is moved to the estimate of all of them."""
+    rng = np.random.default_rng(5)
+    classes = runs(rng, len(DOCUMENT), CLASSES)
+    experts = np.where(rng.random(len(classes)) < 0.2, classes, runs(rng, len(classes), EXPERTS))
+    found = class_information(classes, experts[:, None], DOCUMENT, EXPERTS)
+    few = class_information(classes, experts[:, None], DOCUMENT, EXPERTS, shifts=19)
+    width = [found.estimate.interval.high - found.estimate.interval.low for found in (found, few)]
+    assert width[0] == pytest.approx(width[1], abs=1e-9)
+    assert few.null_mean != found.null_mean
+    gap = found.estimate.value - few.estimate.value
+    assert found.estimate.interval.low - few.estimate.interval.low == pytest.approx(gap, abs=1e-9)
+    same = class_information(classes, classes[:, None], DOCUMENT, EXPERTS)
+    assert same.estimate.interval.high <= same.maximum - same.null_mean + 1e-12
+    none = class_information(classes, np.zeros((len(classes), 1), dtype=np.int64), DOCUMENT, EXPERTS)
+    assert (none.estimate.interval.low, none.estimate.interval.high) == pytest.approx((0, 0), abs=1e-12)
+    few_documents = class_information(classes[:512], runs(rng, 512, EXPERTS)[:, None], DOCUMENT[:512], EXPERTS)
+    assert few_documents.estimate.interval.low >= -few_documents.null_mean - 1e-12
 
 
 @pytest.mark.slow
