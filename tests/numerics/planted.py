@@ -191,21 +191,24 @@ class Planted:
         apart = whole.sum(2, keepdims=True) * whole.sum(3, keepdims=True) / documents
         return information(whole.sum((0, 1))) - information((alike * whole + (1 - alike) * apart).sum((0, 1)))
 
+    def agreement_with(self, other: "Planted") -> Array:
+        """[experts, experts]: probability that this router gives a token to i and the other, of the same documents and
+        ids and with no draw in common, to j; domains weighted equally."""
+        documents = self.joint.sum(-1)
+        return np.einsum("dfx,dfxi,dfxj->ij", documents, self.expert_given, other.expert_given)
+
     def tokens(self, documents: int, length: int, seed: int = 0, top_k: int = 1) -> Tokens:
         """Drawn tokens: `documents` a domain, each of `length` tokens in order."""
         rng = np.random.default_rng(seed)
         domain = np.repeat(np.arange(self.domains), documents)
         formats = self._formats(domain, rng)
         own_ids = self._own_ids(domain, rng)
-        own_load = _dirichlet(self.document_load * self.load, (len(domain),), rng)
         ids = _choose(np.repeat(own_ids, length, axis=0), rng).reshape(len(domain), length)
         fresh = rng.random(ids.shape) >= self.burst
         fresh[:, 0] = True
         started = np.maximum.accumulate(np.where(fresh, np.arange(length), 0), axis=1)
         ids = np.take_along_axis(ids, started, axis=1)
-        driven = self.expert_given[domain[:, None], formats[:, None], ids]
-        driven = driven + self.shares.rest * (own_load - self.load)[:, None]
-        first = _choose(driven.reshape(-1, self.experts), rng)
+        first = self._first_choice(domain, formats, ids, rng)
         return Tokens(
             document=np.repeat(np.arange(len(domain)), length),
             position=np.tile(np.arange(length), len(domain)),
@@ -215,6 +218,13 @@ class Planted:
             domain=domain,
             format=formats,
         )
+
+    def rerouted(self, tokens: Tokens, seed: int, top_k: int = 1) -> Array:
+        """[tokens, k]: what this router gives to tokens of another draw; given the tokens, independent of what they
+        got before."""
+        rng = np.random.default_rng((seed, 1))
+        ids = tokens.token_id.reshape(len(tokens.domain), -1)
+        return self._with_others(self._first_choice(tokens.domain, tokens.format, ids, rng), top_k, rng)
 
     def counts(
         self, documents: int, length: int, simulations: int, seed: int = 0, batch: int = 50
@@ -247,6 +257,13 @@ class Planted:
 
     def _own_ids(self, domain: Array, rng: np.random.Generator) -> Array:
         return _dirichlet(self.document_ids * self.id_given_domain[domain], (), rng)
+
+    def _first_choice(self, domain: Array, formats: Array, ids: Array, rng: np.random.Generator) -> Array:
+        """[tokens], of [documents, length] ids; a document's own load is drawn here."""
+        own_load = _dirichlet(self.document_load * self.load, (len(domain),), rng)
+        driven = self.expert_given[domain[:, None], formats[:, None], ids]
+        driven = driven + self.shares.rest * (own_load - self.load)[:, None]
+        return _choose(driven.reshape(-1, self.experts), rng)
 
     def _with_others(self, first: Array, top_k: int, rng: np.random.Generator) -> Array:
         """[tokens, k]: beside the driven choice any of the other experts, each as likely."""

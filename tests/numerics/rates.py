@@ -5,11 +5,11 @@ import math
 import pytest
 
 
-def settings(names: str, *cases: tuple) -> pytest.MarkDecorator:
-    """The first case also as a quick run of 200 simulations; every case as a slow run of 2,000."""
+def settings(names: str, *cases: tuple, quick: bool = True) -> pytest.MarkDecorator:
+    """Every case as a slow run of 2,000 simulations; the first also as a quick one of 200, unless not even that is."""
     marks = [pytest.mark.slow, pytest.mark.timeout(1800)]
     slow = [pytest.param(*case, 2_000, marks=marks) for case in cases]
-    return pytest.mark.parametrize((*names.split(), "simulations"), [(*cases[0], 200), *slow])
+    return pytest.mark.parametrize((*names.split(), "simulations"), [(*cases[0], 200)] * quick + slow)
 
 
 def within(share: float, promised: float, simulations: int) -> bool:
