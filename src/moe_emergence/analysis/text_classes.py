@@ -16,7 +16,7 @@ from moe_emergence.analysis.token_types import PYTHON, Scheme, Span, python_doma
 
 MATHEMATICAL_SHARE = 1 / 10
 """Of a document's characters that are no white space: from this share of signs on it is mathematics. Of the embedded
-corpus 97 % of the mathematics reaches it, and no prose."""
+corpus 98 % or more of each source of mathematics reaches it, and under 1 % of the prose."""
 _READ = 4_000
 """Characters of a document that say whether it is mathematics."""
 _CODE_LINES = 1 / 4

@@ -20,7 +20,6 @@ from moe_emergence.analysis.statistics import (
     TAIL,
     Bootstrap,
     Domains,
-    Interval,
     Statistic,
     bootstrap,
     central_range,
@@ -83,7 +82,8 @@ class VocabularyRow:
         plug_in: as counted; null_mean, null_low, null_high: with each document's ids turned in a circle against its
             routes, mean and central 95 %; p: how often that shows as much.
         estimate: plug_in − null_mean, what ids tell beyond their documents and chance; low, high: 95 % over documents:
-            where it lies for other documents as many and as long.
+            where it lies for other documents as many and as long. None, as the null, for an expert to which the null
+            leaves no ids.
     """
 
     arm: str
@@ -97,13 +97,13 @@ class VocabularyRow:
     tokens: int
     uniform: float
     plug_in: float
-    null_mean: float
-    null_low: float
-    null_high: float
+    null_mean: float | None
+    null_low: float | None
+    null_high: float | None
     p: float
-    estimate: float
-    low: float
-    high: float
+    estimate: float | None
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,8 +270,8 @@ def _measured(trace: Trace) -> Iterator[tuple[LayerTrace, Counted, NDArray[np.in
 def _row(run: Run, trace: Trace, layer: LayerTrace, counted: Counted, found: Vocabulary, place: int) -> VocabularyRow:
     null = found.null[:, place][~np.isnan(found.null[:, place])]
     plug_in, spread = float(found.specialisation[place]), float(found.spread[place])
-    null_mean = float(null.mean()) if len(null) else np.nan
-    between = central_range(null) if len(null) else Interval(np.nan, np.nan)
+    null_mean, between = (float(null.mean()), central_range(null)) if len(null) else (None, None)
+    estimate = None if null_mean is None else plug_in - null_mean
     return VocabularyRow(
         arm=run.arm,
         seed=run.seed,
@@ -285,12 +285,12 @@ def _row(run: Run, trace: Trace, layer: LayerTrace, counted: Counted, found: Voc
         uniform=float(found.load.mean()),
         plug_in=plug_in,
         null_mean=null_mean,
-        null_low=between.low,
-        null_high=between.high,
+        null_low=None if between is None else between.low,
+        null_high=None if between is None else between.high,
         p=null_p_value(plug_in, null),
-        estimate=plug_in - null_mean,
-        low=plug_in - null_mean - spread,
-        high=plug_in - null_mean + spread,
+        estimate=estimate,
+        low=None if estimate is None else estimate - spread,
+        high=None if estimate is None else estimate + spread,
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from synthetic_suite import PlantedSuite, quickstart_like, write_suite
+from synthetic_suite import LENGTH, PlantedSuite, quickstart_like, write_suite
 
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.traces import read_trace
@@ -165,6 +165,8 @@ def test_rows(tmp_path: Path) -> None:
         (2, "slots", 0.25), (2, "first choice", 0.125), (3, "slots", 0.25), (3, "first choice", 0.125)
     ]  # fmt: skip
     for row in whole:
+        assert row.null_mean is not None
+        assert row.estimate is not None
         own = [
             each for each in rows if (each.layer, each.counted) == (row.layer, row.counted) and each.expert is not None
         ]
@@ -184,5 +186,11 @@ def test_rows(tmp_path: Path) -> None:
     assert first.share == pytest.approx((chosen[bearing] == 4).mean())
     assert first.lift == pytest.approx(first.share / (chosen == 4).mean())
     assert first.low < first.share < first.high
+    ids = np.where(np.arange(len(trace.token_id)) % LENGTH < 3, 5, 6)
+    layer = replace(trace.layers[0], experts=np.where(ids == 5, 2, 1)[:, None])
+    rare = {row.expert: row for row in vocabulary_rows(run, replace(trace, token_id=ids, layers=(layer,)))}
+    assert set(rare) == {None, 1, 2}
+    assert rare[None].estimate is not None
+    assert (rare[2].null_mean, rare[2].estimate, rare[2].high) == (None, None, None), "turned, no id is its own"
     assert list(vocabulary_rows(run, replace(trace, token_id=np.arange(len(trace.token_id))))) == []
     assert list(vocabulary_rows(run, replace(trace, domain=np.arange(len(trace.domain)).clip(0, 1)))) == []
