@@ -21,6 +21,7 @@ from moe_emergence.report.page_passages import suite_passages
 from moe_emergence.report.page_tables import page_tables
 from moe_emergence.report.passages import style_rules
 from moe_emergence.report.pictures import keep
+from moe_emergence.report.statements import statements
 from moe_emergence.training.neighbour import FRESH_GATES
 
 REPORT, FIGURES, TABLES = "report.html", "figures", "tables"

@@ -15,6 +15,7 @@ from moe_emergence.report.numbers import (
     count,
     difference_interval,
     interval,
+    loss,
     p_value,
     percent,
     percent_interval,
@@ -83,18 +84,12 @@ def _token(run: Run, tables: Tables, layer: int) -> Iterator[str]:
     first = next((row for row in rows if row.step == 0 and row.step != run.last_step), None)
     begun = "" if first is None else f" (at step 0 {_given(first)})"
     bits = interval(last.token_information, last.token_low, last.token_high)
+    shown = "beyond" if last.domain_given_token_p < ALPHA else "not beyond"
     yield (
-        f"Given the token id {_given(last)}{begun}; domains dealt anew within each id reach {_given_null(last)} (p "
-        f"{p_value(last.domain_given_token_p)}). The id itself tells {bits} bits of the expert "
+        f"Given the token id {_given(last)}{begun}, {shown} what the id settles "
+        f"(p {p_value(last.domain_given_token_p)}); the id itself tells {bits} bits of the expert, as counted {loss(last.token_null_mean)} by chance "
         f"({count(last.ids)}{GAP}ids, {percent(last.share_of_tokens)} of the tokens)."
     )
-
-
-def _given_null(row: TokenSplitRow) -> str:
-    """The null's central 95 %, less the bias that was taken off the value beside it."""
-    bias = row.domain_given_token_plug_in - row.domain_given_token
-    ends = (row.domain_given_token_null_low - bias, row.domain_given_token_null_high - bias)
-    return percent_range(ends[0] / row.maximum, ends[1] / row.maximum)
 
 
 def _given(row: TokenSplitRow) -> str:
