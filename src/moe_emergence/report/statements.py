@@ -87,8 +87,9 @@ def _token(run: Run, tables: Tables, layer: int) -> Iterator[str]:
     shown = "beyond" if last.domain_given_token_p < ALPHA else "not beyond"
     yield (
         f"Given the token id {_given(last)}{begun}, {shown} what the id settles "
-        f"(p {p_value(last.domain_given_token_p)}); the id itself tells {bits} bits of the expert, as counted {loss(last.token_null_mean)} by chance "
-        f"({count(last.ids)}{GAP}ids, {percent(last.share_of_tokens)} of the tokens)."
+        f"(p {p_value(last.domain_given_token_p)}); the id itself tells {bits} bits of the expert, "
+        f"as counted {loss(last.token_null_mean)} by chance ({count(last.ids)}{GAP}ids, "
+        f"{percent(last.share_of_tokens)} of the tokens)."
     )
 
 
