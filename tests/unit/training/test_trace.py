@@ -16,8 +16,9 @@ import torch
 from safetensors.numpy import load_file
 from transformers import GPT2LMHeadModel
 
-from moe_emergence.config import MoEConfig
-from moe_emergence.data.blocks import PreparedData
+from moe_emergence.config import DataConfig, MoEConfig
+from moe_emergence.data.blocks import PreparedData, prepare
+from moe_emergence.data.corpora import Corpus
 from moe_emergence.models.base import weights_digest
 from moe_emergence.models.families import ancestor_stacks
 from moe_emergence.models.gpt2_moe import GPT2MoEForCausalLM
@@ -233,10 +234,15 @@ def test_what_is_recorded_of_gate_and_experts(
     assert {name.split(".")[0] for name in beside} == {"mean_probabilities", "gate", "routed_mean", *expected}
 
 
-def test_the_wide_trace_reads_the_documents_on(make_moe: MakeMoE, toy_data: PreparedData, tmp_path: Path) -> None:
+def test_the_wide_trace_reads_the_documents_on(
+    make_moe: MakeMoE, toy_data: PreparedData, toy_corpus: Corpus, tmp_path: Path
+) -> None:
     """Each window by itself, without what came before it; with no neighbour, and never taken for the other."""
+    deeper = DataConfig(block_size=32, probe_tokens=600, wide_probe_tokens=1200)
+    toy_data = prepare(toy_corpus, toy_data.tokenizer, deeper)
     model, probe = make_moe().eval(), toy_data.wide
     assert probe is not None
+    assert probe.start.max() >= 32
     written(model, toy_data, tmp_path)
     table, beside = written(model, toy_data, tmp_path, wide=True)
     assert beside == {}
