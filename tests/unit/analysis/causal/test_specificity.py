@@ -5,6 +5,7 @@ import pytest
 
 from moe_emergence.analysis.causal.effects import Origin
 from moe_emergence.analysis.causal.specificity import halves, specificity, specificity_rows
+from moe_emergence.analysis.statistics import null_p_value
 from moe_emergence.errors import AnalysisError
 
 DOMAIN = np.repeat([0, 1, 2], 12)
@@ -42,6 +43,7 @@ def test_what_is_tested_is_worked_by_hand() -> None:
     assert (found.expert, found.domain) == max(values, key=values.__getitem__)
     assert found.chosen_value == pytest.approx(max(values.values()), abs=1e-12)
     assert found.tested.value == pytest.approx(contrast(~first, found.expert, found.domain), abs=1e-12)
+    assert found.p == null_p_value(found.tested.value, found.null)
 
 
 def test_noise_is_not_specific_and_choosing_inflates() -> None:
@@ -49,6 +51,7 @@ def test_noise_is_not_specific_and_choosing_inflates() -> None:
     assert np.mean([f.p <= 0.05 for f in found]) <= 0.15
     assert np.mean([f.chosen_value for f in found]) > 0.05
     assert abs(np.mean([f.tested.value for f in found])) < 0.04
+    assert abs(np.mean([f.null.mean() for f in found])) < 0.01  # tested where nothing was chosen
 
 
 def test_experts_that_do_nothing_are_not_specific() -> None:
