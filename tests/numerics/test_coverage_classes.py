@@ -39,20 +39,22 @@ def runs(rng: np.random.Generator, documents: int, kinds: int, stay: float) -> N
     return np.take_along_axis(drawn, place, axis=1)
 
 
-def information(share: NDArray[np.float64], kinds: int, seed: int, stay: float):
+def information(share: NDArray[np.float64], kinds: int, seed: int, stay: float, **counts: int):
     """`share` [documents] of a document's tokens go to their class's expert, the rest anywhere, both in runs."""
     rng = generator(seed)
     classes = runs(rng, len(share), kinds, stay)
     follows = rng.random(classes.shape) < share[:, None]
     experts = np.where(follows, classes % EXPERTS, runs(rng, len(share), EXPERTS, stay))
     document = np.repeat(np.arange(len(share)), TOKENS)
-    return class_information(classes.ravel(), experts.reshape(-1, 1), document, EXPERTS, shifts=99, seed=seed)
+    return class_information(classes.ravel(), experts.reshape(-1, 1), document, EXPERTS, seed=seed, **counts)
 
 
 @settings("kinds documents", (10, 36), (8, 20))
 def test_shifts_reject_as_often_as_they_say_when_classes_mean_nothing(kinds, documents, simulations) -> None:
     none = np.zeros(documents)
-    rejected = np.mean([information(none, kinds, seed, stay=0.7).p <= 0.05 for seed in range(simulations)])
+    rejected = np.mean(
+        [information(none, kinds, seed, stay=0.7, shifts=99, replicates=2).p <= 0.05 for seed in range(simulations)]
+    )
     print(f"shifts, {kinds} classes, {documents} documents: {rejected:.3f}")
     assert within(float(rejected), 0.05, simulations)
 
@@ -64,7 +66,7 @@ def test_interval_of_class_information_covers(share, documents, simulations) -> 
     truth = float(mutual_information(share * np.eye(8) / 8 + (1 - share) / 64))
     for seed in range(simulations):
         own = generator(seed + 10**6).beta(20 * share, 20 * (1 - share), documents)
-        interval = information(own, kinds, seed, stay=0.4).estimate.interval
+        interval = information(own, kinds, seed, stay=0.4, shifts=19, replicates=1_000).estimate.interval
         held += interval.low <= truth <= interval.high
     print(f"I(E;class) at share {share}, {documents} documents: {held / simulations:.3f}")
     assert within(held / simulations, 0.95, simulations)

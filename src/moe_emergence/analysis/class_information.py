@@ -9,6 +9,7 @@ from scipy.special import entr
 
 from moe_emergence.analysis.information import mutual_information
 from moe_emergence.analysis.statistics import (
+    REPLICATES,
     Estimate,
     Interval,
     Statistic,
@@ -74,6 +75,7 @@ def class_information(
     n_experts: int,
     *,
     shifts: int = SHIFTS,
+    replicates: int = REPLICATES,
     seed: int = 0,
 ) -> ClassInformation:
     """How much the class of a token tells of its expert, beyond chance, within documents.
@@ -93,7 +95,8 @@ def class_information(
     null = _shifted_counts(classes, experts, starts, lengths, shape, shifts, seed)
     by_chance = mutual_information(null.sum(1))
     plug_in, null_mean = float(mutual_information(counts.sum(0))), float(by_chance.mean())
-    resamples = bootstrap(_excess(counts, null[:_SHIFTS_OF_RESAMPLES]), np.zeros(len(starts), dtype=np.int64))
+    excess, alike = _excess(counts, null[:_SHIFTS_OF_RESAMPLES]), np.zeros(len(starts), dtype=np.int64)
+    resamples = bootstrap(excess, alike, replicates=replicates)
     maximum = float(mutual_information(np.diag(counts.sum((0, 2)))))
     # resamples see the first shifts alone, whose mean is a little off that of all
     moved = plug_in - null_mean - float(resamples.observed)

@@ -193,6 +193,14 @@ def test_nearest_means_by_hand() -> None:
     assert (swapped["moved_share"], swapped["moved_content"]) == (0.5, 0)
 
 
+def test_a_document_is_judged_by_the_half_it_is_not_in() -> None:
+    """Each half holds the domains the other way round: by the other half all documents lie with the other domain."""
+    own, other = [0.9, 0.1], [0.1, 0.9]
+    before, domain = np.array([own, other, own, other, other, own, other, own]), np.repeat([0, 1], 4)
+    found = moved_shares(before, domain, np.arange(4), before[:4], before[:4])
+    assert found == {"moved_before": 1.0, "moved_share": 1.0, "moved_content": 1.0}
+
+
 def test_pairs_by_hand() -> None:
     before = np.array([[1.0, 0.0]] * 4)
     away, none = np.array([[0.0, 1.0]] * 4), before
