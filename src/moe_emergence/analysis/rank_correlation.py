@@ -73,8 +73,9 @@ def ranked_cells(cells: Sequence[Cell], measure: Values, effect: Values) -> Rank
 
 def interval_of(ranked: Ranked, replicates: int, seed: int = 0) -> tuple[Interval, Resampled] | None:
     """The interval of the pooled correlation: atanh(rho) ± t·s, turned back, s the standard deviation over resamples of
-    runs, or of experts within layers where runs are few, × √(n/(n − 1)) for n units in the smallest stratum; t of as
-    many degrees of freedom as there are units less strata. None where that is none, or rho is ±1."""
+    n runs × √(n/(n − 1)), or where runs are few over resamples of experts within layers (as it is: repeated ranks
+    correlate more unevenly than ranks, which makes up for the few of a layer); t of as many degrees of freedom as
+    there are units less strata. None where that is none, or rho is ±1."""
     over_runs = int(ranked.run.max()) + 1 >= FEWEST_RUNS
     unit = ranked.run if over_runs else ranked.expert
     first = np.unique(unit, return_index=True)[1]
@@ -85,7 +86,8 @@ def interval_of(ranked: Ranked, replicates: int, seed: int = 0) -> tuple[Interva
         return None
     weights = resampled_weights(stratum, replicates, generator(seed))[:, unit].astype(np.float64)
     resampled = np.clip(pooled_correlation(ranked, weights), -1 + 1e-3, 1 - 1e-3)
-    error = float(np.arctanh(resampled).std() * np.sqrt(sizes.min() / (sizes.min() - 1)))
+    inflation = len(stratum) / (len(stratum) - 1) if over_runs else 1
+    error = float(np.arctanh(resampled).std() * np.sqrt(inflation))
     spread = float(t.ppf(1 - TAIL, len(stratum) - len(sizes))) * error
     low, high = np.tanh(np.arctanh(rho) - spread), np.tanh(np.arctanh(rho) + spread)
     return Interval(float(low), float(high)), "runs" if over_runs else "experts"

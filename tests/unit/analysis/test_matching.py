@@ -209,6 +209,23 @@ def test_a_step_matches_itself(suite: Suite) -> None:
         assert (row.step, row.other_step, row.seed, row.other_seed) == (4, 4, 42, 42)
 
 
+def test_rows_are_what_is_measured_on_their_slots(suite: Suite) -> None:
+    runs = suite.runs_of("top2")[:2]
+    trace, other = (read_trace(run, 4) for run in runs)
+    rows = {(row.counted, row.by): row for row in match_rows(runs[0], trace, runs[1], other) if row.layer == 3}
+    ours, theirs = trace.layers[1], other.layers[1]
+    for counted, slots in (("slots", 2), ("first choice", 1)):
+        expected = matched_tokens(ours.experts[:, :slots], theirs.experts[:, :slots], trace.document, trace.domain, 8)
+        row = rows[counted, "tokens"]
+        assert (row.agreement, row.low, row.high) == (
+            expected.agreement.value, expected.agreement.interval.low, expected.agreement.interval.high,
+        )  # fmt: skip
+        assert (row.null_mean, row.null_high, row.p) == (expected.null_mean, expected.null_high, expected.p)
+    profiles = [(ours.slots, theirs.slots), (ours.first_choice, theirs.first_choice)]
+    for counted, both in zip(("slots", "first choice"), profiles, strict=True):
+        assert rows[counted, "domains"].agreement == matched_profiles(*both, trace.domain).agreement.value
+
+
 def test_steps_are_named(suite: Suite) -> None:
     run = suite.runs_of("moe")[0]
     rows = step_match_rows(run, read_trace(run, 0), read_trace(run, 4))

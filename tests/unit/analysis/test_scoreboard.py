@@ -173,6 +173,22 @@ def test_interval_over_runs_is_wider_where_runs_disagree() -> None:
     assert -1 <= row.low <= row.high <= 1
 
 
+def test_weights_are_cells_drawn_so_often() -> None:
+    """Repeated cells, centred in their blocks, are a plain correlation."""
+    of = cells(seeds=(1, 2))
+    ranked = ranked_cells(of, noise(of), noise(of, 1))
+    weights = generator(3).integers(0, 4, size=(2, len(of)))
+    for row, found in zip(weights, pooled_correlation(ranked, weights.astype(float)), strict=True):
+        drawn = [np.repeat(values, row) for values in (ranked.measure, ranked.effect, ranked.block)]
+        for values in drawn[:2]:
+            for block in range(4):
+                values[drawn[2] == block] -= values[drawn[2] == block].mean()
+        assert found == pytest.approx(
+            np.sum(drawn[0] * drawn[1]) / math.sqrt(np.sum(drawn[0] ** 2) * np.sum(drawn[1] ** 2))
+        )
+    assert pooled_correlation(ranked, np.zeros(len(of))) == 0
+
+
 def test_adjusted_over_the_measures_of_one_effect() -> None:
     of = cells(seeds=(1, 2, 3))
     effect = noise(of)
