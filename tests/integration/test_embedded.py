@@ -44,6 +44,10 @@ def test_there_is_as_much_as_the_presets_evaluate(embedded: PreparedData) -> Non
     tokens = np.bincount(embedded.probe.domain, weights=embedded.probe.length)
     assert len(set(tokens.tolist())) == 1
     assert {embedded.documents[i]["split"] for i in embedded.probe.document} == {"test"}
+    assert embedded.wide is not None
+    assert np.bincount(embedded.wide.domain, weights=embedded.wide.length).tolist() == [100_000 // 3] * 3
+    assert set(embedded.probe.document) <= set(embedded.wide.document)
+    assert {embedded.documents[i]["split"] for i in embedded.wide.document} == {"test"}
 
 
 def test_the_base_saw_these_training_documents_and_its_losses_are_those_recorded(embedded: PreparedData) -> None:

@@ -41,6 +41,15 @@ def test_the_balanced_arm_is_that_of_the_design() -> None:
     assert moe.router == "learned"
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_run_is_traced_at_twelve_steps_at_least_and_widely_at_its_ends(name: str) -> None:
+    config = PRESETS[name]()
+    assert config.training.evaluations >= 12
+    assert config.data.probe_tokens >= 20_000
+    assert config.data.wide_probe_tokens == 100_000
+    assert config.training.snapshots == 4
+
+
 def test_full_size_has_the_published_settings() -> None:
     for name in ARMS:
         config, small = PRESETS[f"gpt2_{name}"](), PRESETS[name]()
