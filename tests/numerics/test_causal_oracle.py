@@ -218,7 +218,7 @@ def test_regret_is_that_of_one_token_forced_at_a_time(case, make, probe) -> None
             found = forced_changes(subject, subject.observe(batch), layer)
             rows = iter(found)
             for place in batch.place:
-                ids, expected = ids_of[place], np.zeros(4)
+                ids, expected = ids_of[place], np.zeros(5)
                 clean = losses(model, ids)
                 for token, x in enumerate(layer_inputs(model, layer, ids)[:-1]):
                     chosen = own_route(moe, x)[0]
@@ -238,7 +238,7 @@ def test_regret_is_that_of_one_token_forced_at_a_time(case, make, probe) -> None
                     others = [changes[number] for number in changes if number != chosen[0]]
                     smallest = min(changes.values())
                     mean = np.mean(list(changes.values()))
-                    expected += [np.mean(others), -smallest, mean - smallest, smallest == 0]
+                    expected += [np.mean(others), -smallest, mean - smallest, smallest == 0, max(changes.values()) == 0]
                 assert sums[row, :, place] == pytest.approx(expected, abs=1e-9)
 
 

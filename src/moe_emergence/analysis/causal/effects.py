@@ -116,8 +116,9 @@ def domain_ratios(
 ) -> Bootstrap:
     """Σ sums ÷ Σ counts of each domain [cells, domains + 1], the last the mean of domains; NaN without counts.
 
-    Resamples are of the linearised ratio, r + Σ (x − r c) / Σ c with the denominator as observed [Cochran 1977, §6.4]:
-    one without any counted token has no ratio.
+    A resample that draws document i w_i times has the linearised ratio r + Σ (w_i − 1)(x_i − r c_i)/(C − c_i), C = Σ c,
+    since one without any counted token has no ratio. C − c_i is what leaving document i out would divide by, the jackknife's
+    step [Efron and Tibshirani 1993, §11.5]; with C alone intervals come out too short.
     """
     totals = np.stack([counts[:, mine].sum(1) for mine in _members(origin)], axis=1)
     with np.errstate(invalid="ignore"):
@@ -125,10 +126,11 @@ def domain_ratios(
             totals > 0, totals, np.nan
         )
     left = sums - np.take_along_axis(ratios, origin.domain[np.newaxis], axis=1) * counts
-    scaled = left / np.take_along_axis(totals, origin.domain[np.newaxis], axis=1).clip(min=1)
+    rest = np.take_along_axis(totals, origin.domain[np.newaxis], axis=1) - counts
+    scaled = left / rest.clip(min=1)
 
     def statistic(weights: Int[np.ndarray, "replicates documents"]) -> Float[np.ndarray, "replicates ..."]:
-        parts = [weights[:, mine].astype(np.float64) @ scaled[:, mine].T for mine in _members(origin)]
+        parts = [(weights[:, mine] - 1.0) @ scaled[:, mine].T for mine in _members(origin)]
         return _with_mean(ratios + np.stack(parts, axis=-1))
 
     return bootstrap(statistic, origin.domain, _sizes(origin), seed=seed)

@@ -20,7 +20,7 @@ from moe_emergence.analysis.causal.interventions import all_outputs
 from moe_emergence.analysis.causal.knockout import Arrays, Documents, Done, stoppable
 from moe_emergence.errors import AnalysisError
 
-_REGRET, _CEILING, _CHANCE_CEILING, _BEST = range(4)
+_REGRET, _CEILING, _CHANCE_CEILING, _BEST, _WORST = range(5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,9 @@ class RegretRow:
         ceiling: loss − the smallest loss of all these experts, ≥ 0: what a router that knew the next token would save.
             Above 0 by noise alone, wherever experts differ at all.
         chance_ceiling: the same for a router that chooses at random: the mean of all, less the smallest.
-        best_share: share of tokens whose own expert has the smallest loss (equal ones share), 0..1.
+        best_share, worst_share: share of tokens whose own expert has the smallest and the largest loss (equal ones
+            share), 0..1. An expert that differs more from the others than they from each other is both more often than
+            chance, whatever the router does: only best above worst speaks for the choice.
         chance_share: what chance gives, 1/(E − k + 1).
     """
 
@@ -57,18 +59,22 @@ class RegretRow:
     best_share: float
     best_low: float
     best_high: float
+    worst_share: float
+    worst_low: float
+    worst_high: float
     chance_share: float
 
 
 def regret_sums(subject: Subject, documents: Documents, done: Done = stoppable) -> Arrays:
-    """`regret` [layers, 4, docs]: each document's sums over tokens of regret, ceiling, chance ceiling, best share.
+    """`regret` [layers, 5, docs]: each document's sums over tokens of regret, ceiling, chance ceiling, and of its own
+    expert being best and worst.
 
     Raises:
         AnalysisError: every token goes to every expert, so that there is nothing to regret.
     """
     if subject.top_k == subject.experts:
         raise AnalysisError(f"regret needs an expert that is not chosen; all {subject.experts} are (k = E)")
-    sums = np.zeros((len(subject.layers), 4, len(documents.rows)))
+    sums = np.zeros((len(subject.layers), 5, len(documents.rows)))
     for batch in batches(documents.probe, documents.rows, subject.device):
         seen = subject.observe(batch)
         for number, layer in enumerate(subject.layers):
@@ -101,10 +107,10 @@ def regret_rows(
 ) -> Iterator[RegretRow]:
     """Every domain, then their mean, of every layer."""
     for number, layer in enumerate(layers):
-        parts = [domain_means(origin, sums[number, part]) for part in range(4)]
+        parts = [domain_means(origin, sums[number, part]) for part in range(5)]
         for place, domain in enumerate((*origin.domains, None)):
             regret = parts[_REGRET].single(place).difference()
-            ceiling, best = (parts[part].single(place).estimate() for part in (_CEILING, _BEST))
+            ceiling, best, worst = (parts[part].single(place).estimate() for part in (_CEILING, _BEST, _WORST))
             yield RegretRow(
                 arm=origin.arm,
                 seed=origin.seed,
@@ -124,19 +130,21 @@ def regret_rows(
                 best_share=best.value,
                 best_low=max(best.interval.low, 0),
                 best_high=min(best.interval.high, 1),
+                worst_share=worst.value,
+                worst_low=max(worst.interval.low, 0),
+                worst_high=min(worst.interval.high, 1),
                 chance_share=chance,
             )
 
 
 def _document_sums(seen: Observed, changes: Float[Tensor, "predicted experts"]) -> NDArray[np.float64]:
-    """[4, docs] of a batch."""
+    """[5, docs] of a batch."""
     changes = changes.double()
     candidates = (~changes.isnan()).sum(1)  # the first choice, whose change is 0, among them
     total, smallest = changes.nansum(1), changes.nan_to_num(nan=torch.inf).amin(1)
-    ties = (changes == smallest[:, None]).sum(1)
-    values = torch.stack(
-        [total / (candidates - 1), -smallest, total / candidates - smallest, (smallest == 0) / ties.double()]
-    )
-    result = torch.zeros(4, *seen.batch.predicted.shape, dtype=torch.float64, device=values.device)
-    result.view(4, -1)[:, seen.batch.predicted.view(-1)] = values
+    largest = changes.nan_to_num(nan=-torch.inf).amax(1)
+    best, worst = ((end == 0) / (changes == end[:, None]).sum(1).double() for end in (smallest, largest))
+    values = torch.stack([total / (candidates - 1), -smallest, total / candidates - smallest, best, worst])
+    result = torch.zeros(5, *seen.batch.predicted.shape, dtype=torch.float64, device=values.device)
+    result.view(5, -1)[:, seen.batch.predicted.view(-1)] = values
     return result.sum(2).cpu().numpy()

@@ -11,7 +11,13 @@ from moe_emergence.analysis.causal.interventions import NEXT, SWAP, ZERO, ancest
 from moe_emergence.analysis.causal.knockout import documents_of, knockout_matrix, survey
 from moe_emergence.analysis.causal.regret import regret_rows, regret_sums
 from moe_emergence.analysis.causal.rerouting import only_experts, other_gates, rerouted
-from moe_emergence.analysis.causal.retention import kept_counts, measured_half, retained_losses, retention_rows
+from moe_emergence.analysis.causal.retention import (
+    kept_counts,
+    measured_half,
+    retained_losses,
+    retention_rows,
+    usage_order,
+)
 from moe_emergence.analysis.causal.specificity import specificity
 from moe_emergence.errors import AnalysisError
 
@@ -31,7 +37,7 @@ def test_equal_experts_can_stand_for_each_other_exactly(make_subject, probe) -> 
     assert (sums[:, :3] == 0).all()
     rows = list(regret_rows(origin_of(docs), (0, 2), sums, 1 / 4))
     assert all((row.regret, row.ceiling, row.p) == (0, 0, 1) for row in rows)
-    assert all(row.best_share == pytest.approx(row.chance_share) for row in rows)
+    assert all((row.best_share, row.worst_share) == pytest.approx((row.chance_share,) * 2) for row in rows)
     retained = retained_losses(subject, docs, surveyed)["retained"]
     assert np.nanmax(np.abs(retained)) < 1e-4  # no difference but of rounding
 
@@ -147,6 +153,16 @@ def test_a_dense_model_is_refused(make_subject) -> None:
 @pytest.mark.parametrize(("experts", "counts"), [(1, ()), (4, (1, 2, 3)), (64, (1, 2, 3, 5, 8, 13, 23, 38))])
 def test_numbers_of_experts_kept(experts, counts) -> None:
     assert kept_counts(experts) == counts
+
+
+def test_experts_are_ranked_on_documents_that_are_not_measured() -> None:
+    domain = np.repeat([0, 1], 4)
+    counts = np.zeros((1, 8, 3), dtype=np.int64)
+    ranking = np.setdiff1d(np.arange(8), measured_half(domain))
+    counts[0, :] = [9, 5, 1]  # where losses are measured, the order is another
+    counts[0, ranking[domain[ranking] == 0]] = [1, 2, 3]
+    counts[0, ranking[domain[ranking] == 1]] = [2, 3, 1]
+    assert usage_order(counts, domain).tolist() == [[[2, 1, 0]], [[1, 0, 2]]]
 
 
 def test_retention_rows_by_hand() -> None:
