@@ -13,12 +13,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from moe_emergence.analysis.export import FOLDER, SUMMARY, write_analysis
+from moe_emergence.analysis.measures import Progress, silent
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables, make_tables
 from moe_emergence.training.run_directory import CONFIG, MANIFEST, METRICS, TIMINGS
 
 
-def analysed(suite: Suite) -> Tables:
+def analysed(suite: Suite, progress: Progress = silent) -> Tables:
     """The suite's tables: those in its folder while they are current, else made and written there.
 
     Raises:
@@ -26,7 +27,7 @@ def analysed(suite: Suite) -> Tables:
     """
     tables = read_analysis(suite)
     if tables is None:
-        tables = make_tables(suite)
+        tables = make_tables(suite, progress)
         write_analysis(suite, tables, inputs=inputs_digest(suite))
     return tables
 

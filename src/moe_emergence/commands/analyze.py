@@ -22,9 +22,10 @@ def run(arguments: Sequence[str]) -> None:
     from moe_emergence.analysis.reading import read_given
     from moe_emergence.analysis.stored import analysed
     from moe_emergence.commands.suite import print_summary
+    from moe_emergence.tracking.console import StageConsole
 
-    with stop_requests():
+    with stop_requests(), StageConsole() as progress:
         suite = read_given(folders, out)
-        tables = analysed(suite)
-    print_summary(suite, tables)
+        tables = analysed(suite, progress)
+    print_summary(suite, tables, layer_by_layer=True)
     print(f"tables: {suite.folder / FOLDER}")

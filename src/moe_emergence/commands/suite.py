@@ -96,7 +96,7 @@ def complete(order: Order) -> None:
     with stop_requests():
         carry_out(order)
         if is_first_process():
-            close(order.folder)
+            close(order.folder, quiet=order.quiet)
 
 
 def carry_out(order: Order) -> None:
@@ -116,26 +116,31 @@ def carry_out(order: Order) -> None:
         )
 
 
-def close(folder: Path) -> None:
+def close(folder: Path, *, quiet: bool = False) -> None:
     """Measure; write the tables and the page; print what came out and where it is."""
     from moe_emergence.analysis.reading import read_suite
     from moe_emergence.analysis.stored import analysed
     from moe_emergence.report.page import write_report
+    from moe_emergence.tracking.console import StageConsole
 
     suite = read_suite(folder)
-    tables = analysed(suite)
+    with StageConsole(quiet=quiet) as progress:
+        tables = analysed(suite, progress)
     page = write_report(suite, tables)
     print_summary(suite, tables)
     print(f"page: {page}")
 
 
-def print_summary(suite: "Records", tables: "Tables") -> None:
+def print_summary(suite: "Records", tables: "Tables", *, layer_by_layer: bool = False) -> None:
     """The page in a few lines: tables, what came out, and a warning where it must not be taken for an answer."""
     from moe_emergence.report.summary import suite_summary
 
     summary = suite_summary(suite, tables)
     for table in summary.tables:
         print_table(table.title, table.columns, table.numeric, table.rows)
+    for statement in summary.statements if layer_by_layer else ():
+        print(f"{statement.arm}, seed {statement.seed}, layer {statement.layer}")
+        print("\n".join(f"  {sentence}" for sentence in statement.sentences))
     print("\n".join(f"- {sentence}" for sentence in summary.sentences))
     if summary.warning is not None:
         print(f"Note: {summary.warning}")

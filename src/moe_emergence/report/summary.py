@@ -9,6 +9,7 @@ from moe_emergence.report.measure_tables import verdicts_table
 from moe_emergence.report.page_tables import arms_table
 from moe_emergence.report.routing_tables import routing_table
 from moe_emergence.report.shown import PageTable
+from moe_emergence.report.statements import Statement, statements
 
 _ARMS = ("arm", "lm_loss_macro", "difference_to_dense", "lm_loss", "tokens_trained", "parameters_active")
 _ROUTING = ("arm", "seed", "layer", "max_load", "max_violation", "hot", "dead", "entropy_per_token_share")
@@ -36,10 +37,12 @@ class Summary:
     Attributes:
         warning: that the runs are too short for conclusions; None when they are not.
         sentences: the answer box of the page, one finding each.
+        statements: what may be said of each layer of each run.
     """
 
     warning: str | None
     sentences: tuple[str, ...]
+    statements: tuple[Statement, ...]
     tables: tuple[TextTable, ...]
 
 
@@ -53,6 +56,7 @@ def suite_summary(suite: Suite, tables: Tables) -> Summary:
     return Summary(
         warning=too_short(suite),
         sentences=tuple(sentence for answer in answers(suite, tables) for sentence in answer.sentences),
+        statements=tuple(statements(suite, tables)),
         tables=tuple(table for table in short if table.rows),
     )
 

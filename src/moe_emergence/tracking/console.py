@@ -82,6 +82,48 @@ class RunConsole:
         return Console(stderr=True, force_terminal=False if beside_others else None)
 
 
+class StageConsole:
+    """The progress of what takes a while outside training, stage after stage, on stderr; called with a stage's name and
+    how much of it is done. As a context manager it gives the terminal back, also after an error."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet = quiet
+        self._console = Console(stderr=True)
+        self._progress: Progress | None = None
+        self._stage, self._began, self._said = "", 0.0, 0.0
+
+    def __enter__(self) -> "StageConsole":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` parts of `stage` are done."""
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if stage != self._stage:
+            self._close()
+            self._stage, self._began, self._said = stage, now, now
+            if self._console.is_terminal and not self._console.is_dumb_terminal:
+                self._progress = _bar(self._console)
+                self._progress.add_task(stage, total=total, measures="")
+                self._progress.start()
+        left = _duration((now - self._began) / done * (total - done)) if done else "–"
+        if self._progress is not None:
+            self._progress.update(self._progress.task_ids[0], completed=done, total=total, measures=f"{left} left")
+        elif done and now - self._said >= LINE_SECONDS:
+            self._said = now
+            text = f"{stage}: {done}/{total}, {left} left"
+            self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
 class _Run:
     """How far a run is, and when it was last said."""
 

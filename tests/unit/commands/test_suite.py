@@ -15,13 +15,16 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Every call of the suite runner; the page and its tables are stand-ins."""
     made: list[dict[str, Any]] = []
     table = SimpleNamespace(title="Losses", columns=("arm", "LM loss"), numeric=(False, True), rows=(("moe", "3.5"),))
-    summary = SimpleNamespace(warning="too short", sentences=("It runs [really].",), tables=(table,))
+    said = SimpleNamespace(arm="moe", seed=42, layer=3, sentences=("12 % [10, 14].",))
+    summary = SimpleNamespace(
+        warning="too short", sentences=("It runs [really].",), statements=(said,), tables=(table,)
+    )
     monkeypatch.setattr(
         "moe_emergence.training.suite.run_suite",
         lambda suite, folder, **options: made.append({"suite": suite, "folder": folder} | options),
     )
     monkeypatch.setattr("moe_emergence.analysis.reading.read_suite", lambda folder: SimpleNamespace(folder=folder))
-    monkeypatch.setattr("moe_emergence.analysis.stored.analysed", lambda suite: "tables")
+    monkeypatch.setattr("moe_emergence.analysis.stored.analysed", lambda suite, progress: "tables")
     monkeypatch.setattr("moe_emergence.report.page.write_report", lambda suite, tables: suite.folder / "report.html")
     monkeypatch.setattr(
         "moe_emergence.analysis.reading.read_given", lambda folders, out: SimpleNamespace(folder=out or folders[0])
@@ -141,6 +144,7 @@ def test_analyze_prints_what_came_out_and_where_the_tables_are(
 ) -> None:
     assert cli.main(["analyze", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines[-5:-3] == ["moe, seed 42, layer 3", "  12 % [10, 14]."]
     assert lines[-3:] == ["- It runs [really].", "Note: too short", f"tables: {tmp_path / 'analysis'}"]
     assert calls == []
 
