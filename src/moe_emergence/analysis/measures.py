@@ -23,6 +23,7 @@ from moe_emergence.analysis.traces import read_trace, read_traces, snapshot_step
 from moe_emergence.analysis.vocabulary import characteristic_token_rows, vocabulary_rows
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.models.base import load_base
+from moe_emergence.training.checkpoint import newest_checkpoint
 from moe_emergence.training.trace import trace_name
 from moe_emergence.training.trained import load_trained
 
@@ -96,7 +97,10 @@ def _at_both_ends(run: Run, data: PreparedData) -> Iterator[tuple[str, Iterable[
 def _by_the_model(
     run: Run, data: PreparedData, progress: Callable[[int, int], None]
 ) -> Iterator[tuple[str, Iterable[Any]]]:
-    """What takes a forward: the dense model's hidden states, texts in another format, experts taken away."""
+    """What takes a forward: the dense model's hidden states, texts in another format, experts taken away. Nothing of a
+    run whose checkpoints were deleted; `report.statements` says so."""
+    if newest_checkpoint(run.folder / "checkpoints") is None:
+        return
     yield "hidden_states", _geometry(run, data)
     yield "format_swaps", format_swap_rows(run, data, load_trained(run.folder)[0])
     yield from _causal(causal_tables(run, data, progress=progress))

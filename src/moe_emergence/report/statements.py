@@ -45,6 +45,7 @@ def statements(suite: Suite, tables: Tables) -> Iterator[Statement]:
                 *_token(run, tables, layer),
                 *_specific(run, tables, layer),
                 *_regret(run, tables, layer),
+                *_untested(run, tables),
                 _collapse(run, layer),
             )
             yield Statement(arm=run.arm, seed=run.seed, layer=layer, sentences=said)
@@ -123,6 +124,12 @@ def _regret(run: Run, tables: Tables, layer: int) -> Iterator[str]:
             f"{percent_interval(row.best_share, row.best_low, row.best_high)} of tokens, by chance for "
             f"{percent(row.chance_share)}."
         )
+
+
+def _untested(run: Run, tables: Tables) -> Iterator[str]:
+    """That experts were not taken away, where they were not."""
+    if not any((row.arm, row.seed) == (run.arm, run.seed) for row in tables.knockouts):
+        yield "Causal tests were not made: they take a checkpoint of the run, and two documents of each domain."
 
 
 def _collapse(run: Run, layer: int) -> str:
