@@ -117,8 +117,8 @@ def domain_ratios(
     """Σ sums ÷ Σ counts of each domain [cells, domains + 1], the last the mean of domains; NaN without counts.
 
     A resample that draws document i w_i times has the linearised ratio r + Σ (w_i − 1)(x_i − r c_i)/(C − c_i), C = Σ c,
-    since one without any counted token has no ratio. C − c_i is what leaving document i out would divide by, the jackknife's
-    step [Efron and Tibshirani 1993, §11.5]; with C alone intervals come out too short.
+    since one without any counted token has no ratio. C − c_i is what is left without document i, as in the jackknife
+    [Efron and Tibshirani 1993, §11.5]; with C alone intervals come out too short.
     """
     totals = np.stack([counts[:, mine].sum(1) for mine in _members(origin)], axis=1)
     with np.errstate(invalid="ignore"):
