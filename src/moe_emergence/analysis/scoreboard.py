@@ -83,9 +83,8 @@ def score_rows(
     for effect, caused in effects.items():
         for arm, step in _arms_and_steps(caused):
             family = [
-                _score_row(arm, step, levels[effect], (name, values), (effect, caused), permutations, replicates)
-                for name, values in measures.items()
-                if values and levels[name] == levels[effect]
+                _score_row(arm, step, levels[effect], measure, (effect, caused), permutations, replicates)
+                for measure in measures.items()
             ]
             rows.extend(_adjusted([row for row in family if row is not None]))
     return tuple(rows)

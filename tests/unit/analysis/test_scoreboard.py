@@ -5,7 +5,7 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, t
 
 from moe_emergence.analysis.rank_correlation import (
     Cell,
@@ -15,7 +15,7 @@ from moe_emergence.analysis.rank_correlation import (
     ranked_cells,
 )
 from moe_emergence.analysis.scoreboard import score_rows
-from moe_emergence.analysis.statistics import benjamini_hochberg, generator
+from moe_emergence.analysis.statistics import benjamini_hochberg, generator, resampled_weights
 from moe_emergence.errors import AnalysisError
 
 FEW = {"permutations": 99, "replicates": 200}
@@ -131,6 +131,8 @@ def test_layers_without_an_order_do_not_dilute() -> None:
     measure = {cell: float(cell.expert * (cell.layer == 2)) for cell in of}
     row = one_row(measure, {cell: float(cell.expert) for cell in of})
     assert (row.rho, row.cells) == (pytest.approx(1), 8)
+    row = one_row({cell: float(cell.expert) for cell in of}, measure)
+    assert (row.rho, row.cells) == (pytest.approx(1), 8)
 
 
 def test_p_is_that_of_all_orders() -> None:
@@ -171,6 +173,31 @@ def test_interval_over_runs_is_wider_where_runs_disagree() -> None:
     row = one_row(measure, mild)
     assert row.low < row.rho < row.high
     assert -1 <= row.low <= row.high <= 1
+
+
+def test_interval_over_experts_draws_them_within_their_layers() -> None:
+    of = cells()
+    measure, effect = noise(of), noise(of, 1)
+    ranked = ranked_cells(of, measure, effect)
+    found, over = interval_of(ranked, 300, seed=4)
+    layers = np.repeat([0, 1], 8)
+    drawn = [
+        float(pooled_correlation(ranked, row.astype(float))) for row in resampled_weights(layers, 300, generator(4))
+    ]
+    centre = math.atanh(float(pooled_correlation(ranked, np.ones(16))))
+    spread = t.ppf(0.975, 16 - 2) * np.arctanh(drawn).std()
+    assert over == "experts"
+    assert (found.low, found.high) == pytest.approx((math.tanh(centre - spread), math.tanh(centre + spread)), abs=1e-9)
+
+
+def test_interval_over_experts_draws_an_expert_s_domains_together() -> None:
+    of = cells(domains=("code", "math"))
+    alone = [cell for cell in of if cell.domain == "code"]
+    measure, effect = (
+        {cell: values[cell._replace(domain="code")] for cell in of} for values in (noise(alone), noise(alone, 1))
+    )
+    both, one = (interval_of(ranked_cells(some, measure, effect), 300)[0] for some in (of, alone))
+    assert (both.low, both.high) == pytest.approx((one.low, one.high), abs=1e-9)
 
 
 def test_weights_are_cells_drawn_so_often() -> None:
