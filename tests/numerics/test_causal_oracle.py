@@ -57,6 +57,7 @@ def probe() -> Probe:
         length=np.array([5, 6, 1, 4, 3, 2], dtype=np.int32),
         document=np.array([30, 4, 17, 9, 2, 41], dtype=np.int32),
         domain=np.array([0, 1, 1, 2, 0, 2], dtype=np.int32),
+        start=np.zeros(6, dtype=np.int32),
         texts=("",) * 6,
     )
 

@@ -36,7 +36,7 @@ def test_states_are_what_the_mlp_is_given() -> None:
     length = np.random.default_rng(1).integers(1, 13, 20).astype(np.int32)
     none = np.zeros(20, dtype=np.int32)
     found = dense_hidden_states(
-        model, Probe(tokens=tokens, length=length, document=none, domain=none, texts=()), [2, 0]
+        model, Probe(tokens=tokens, length=length, document=none, domain=none, start=none, texts=()), [2, 0]
     )
     assert set(found) == {0, 2}
     expected = {0: [], 2: []}
@@ -52,7 +52,9 @@ def test_states_are_what_the_mlp_is_given() -> None:
         assert found[layer] == pytest.approx(np.concatenate(parts), abs=1e-5)
     assert not any(block.mlp._forward_pre_hooks for block in model.transformer.h)
     with pytest.raises(AnalysisError, match=r"blocks 0 to 2; asked for \[3\]"):
-        dense_hidden_states(model, Probe(tokens=tokens, length=length, document=none, domain=none, texts=()), [3])
+        dense_hidden_states(
+            model, Probe(tokens=tokens, length=length, document=none, domain=none, start=none, texts=()), [3]
+        )
 
 
 def test_a_gate_on_these_states_is_found_by_the_probe() -> None:

@@ -37,5 +37,6 @@ def probe() -> Probe:
         length=rng.integers(4, 13, 24).astype(np.int32),
         document=rng.permutation(100)[:24].astype(np.int32),
         domain=np.repeat([0, 1], 12).astype(np.int32),
+        start=np.zeros(24, dtype=np.int32),
         texts=("",) * 24,
     )
