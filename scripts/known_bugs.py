@@ -63,9 +63,9 @@ MUTANTS = (
     Mutant(
         "saved in place",
         "transformers #27820, #27925: a half-written checkpoint has its final name",
-        "training/checkpoint.py",
-        'partial = folder / f".{final.name}.{os.getpid()}"',
-        "partial = final",
+        "training/durable.py",
+        'partial = folder.with_name(f".{folder.name}.{os.getpid()}")',
+        "partial = folder",
         (UNIT + "checkpoint.py::test_nothing_has_its_final_name_before_it_is_whole",),
     ),
     Mutant(

@@ -12,16 +12,20 @@ from pathlib import Path
 
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import Suite
-from moe_emergence.analysis.tables import Tables, make_tables
+from moe_emergence.analysis.stored import analysed
+from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.drawings import drawings
+from moe_emergence.report.evidence_tables import evidence_tables
 from moe_emergence.report.numbers import count, plural, seconds
 from moe_emergence.report.page import FIGURES
 from moe_emergence.report.pictures import keep
-from moe_emergence.report.summary import TextTable, suite_summary
+from moe_emergence.report.shown import TextTable, text_table
+from moe_emergence.report.summary import Summary, suite_summary
 
 BEGIN, END = "<!-- results: made by scripts/write_results.py -->", "<!-- end of results -->"
+EVIDENCE = ("specificity", "token_split", "regret", "equivalence", "matches", "scores")
 README_FIGURES = ("specialisation", "load-no_lb")
 
 
@@ -35,7 +39,7 @@ def main() -> None:
     suite = read_suite(given.runs)
     if not suite.runs:
         raise SystemExit(f"{given.runs}: no run has a result yet")
-    tables = make_tables(suite)
+    tables = analysed(suite)
     drawn = drawings(suite, tables)
     folder = given.page.parent / given.page.stem
     shutil.rmtree(folder, ignore_errors=True)
@@ -59,8 +63,10 @@ def page(suite: Suite, tables: Tables, drawn: list[Drawing], folder: str) -> Ite
         yield f"**{answer.heading}.** {' '.join(map(plain, answer.sentences))}\n"
     if suite.note and suite.conclusive:
         yield f"**Recipe.** {plain(suite.note)}\n"
-    for table in suite_summary(suite, tables).tables:
+    summary = suite_summary(suite, tables)
+    for table in summary.tables:
         yield from markdown(table)
+    yield from evidence(suite, tables, summary)
     yield "## Figures\n"
     for drawing in drawn:
         title = plain(drawing.title)
@@ -69,6 +75,20 @@ def page(suite: Suite, tables: Tables, drawn: list[Drawing], folder: str) -> Ite
     yield f"```sh\n{suite.command}\n```\n"
     yield "| | |\n|---|---|"
     yield from (f"| {plain(name)} | {plain(value)} |" for name, value in facts(suite))
+
+
+def evidence(suite: Suite, tables: Tables, summary: Summary) -> Iterator[str]:
+    """Layer by layer in words, then the tables behind it, then every knock-out matrix."""
+    yield "## Layer by layer\n"
+    for said in summary.statements:
+        yield f"- **{plain(said.arm)}, seed {said.seed}, layer {said.layer}.** {' '.join(map(plain, said.sentences))}"
+    yield ""
+    for made in evidence_tables(suite, tables):
+        if made.name in EVIDENCE and made.rows:
+            yield from markdown(text_table(made))
+    yield "## Knock-out matrices\n"
+    for table in summary.matrices:
+        yield from markdown(table)
 
 
 def readme_part(suite: Suite, tables: Tables, drawn: list[Drawing], folder: Path) -> Iterator[str]:

@@ -138,6 +138,8 @@ def print_summary(suite: "Records", tables: "Tables", *, layer_by_layer: bool = 
     summary = suite_summary(suite, tables)
     for table in summary.tables:
         print_table(table.title, table.columns, table.numeric, table.rows)
+    for table in summary.matrices if layer_by_layer else ():
+        print_table(table.title, table.columns, table.numeric, table.rows)
     for statement in summary.statements if layer_by_layer else ():
         print(f"{statement.arm}, seed {statement.seed}, layer {statement.layer}")
         print("\n".join(f"  {sentence}" for sentence in statement.sentences))

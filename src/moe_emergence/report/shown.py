@@ -60,10 +60,34 @@ class PageTable:
     rows: tuple[tuple[Cell, ...], ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextTable:
+    """A table of strings.
+
+    Attributes:
+        numeric: for each column, whether it is to be right-aligned.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
 def make_table(name: str, title: str, rows: Sequence[Any], columns: Sequence[Column], note: str = "") -> PageTable:
     """Show `columns` of `rows`."""
     cells = tuple(tuple(_cell(row, column) for column in columns) for row in rows)
     return PageTable(name=name, title=title, note=note, columns=tuple(columns), rows=cells)
+
+
+def text_table(table: PageTable) -> TextTable:
+    """The whole table as strings."""
+    return TextTable(
+        title=table.title,
+        columns=tuple(column.title for column in table.columns),
+        numeric=tuple(column.numeric for column in table.columns),
+        rows=tuple(tuple(cell.text for cell in row) for row in table.rows),
+    )
 
 
 def _cell(row: Any, column: Column) -> Cell:

@@ -5,29 +5,16 @@ from dataclasses import dataclass
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer import answers, too_short
+from moe_emergence.report.matrices import knockout_matrices
 from moe_emergence.report.measure_tables import verdicts_table
 from moe_emergence.report.page_tables import arms_table
 from moe_emergence.report.routing_tables import routing_table
-from moe_emergence.report.shown import PageTable
+from moe_emergence.report.shown import PageTable, TextTable
 from moe_emergence.report.statements import Statement, statements
 
 _ARMS = ("arm", "lm_loss_macro", "difference_to_dense", "lm_loss", "tokens_trained", "parameters_active")
 _ROUTING = ("arm", "seed", "layer", "max_load", "max_violation", "hot", "dead", "entropy_per_token_share")
 _VERDICTS = ("arm", "seed", "layer", "verdict", "p_permutation", "p_fresh_end", "p_fresh_start")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextTable:
-    """A table of strings.
-
-    Attributes:
-        numeric: for each column, whether it is to be right-aligned.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    numeric: tuple[bool, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +24,13 @@ class Summary:
     Attributes:
         warning: that the runs are too short for conclusions; None when they are not.
         sentences: the answer box of the page, one finding each.
-        statements: what may be said of each layer of each run.
+        statements: what may be said of each layer of each run; matrices: what its experts are worth to each domain.
     """
 
     warning: str | None
     sentences: tuple[str, ...]
     statements: tuple[Statement, ...]
+    matrices: tuple[TextTable, ...]
     tables: tuple[TextTable, ...]
 
 
@@ -57,6 +45,7 @@ def suite_summary(suite: Suite, tables: Tables) -> Summary:
         warning=too_short(suite),
         sentences=tuple(sentence for answer in answers(suite, tables) for sentence in answer.sentences),
         statements=tuple(statements(suite, tables)),
+        matrices=tuple(knockout_matrices(suite, tables)),
         tables=tuple(table for table in short if table.rows),
     )
 

@@ -17,7 +17,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     table = SimpleNamespace(title="Losses", columns=("arm", "LM loss"), numeric=(False, True), rows=(("moe", "3.5"),))
     said = SimpleNamespace(arm="moe", seed=42, layer=3, sentences=("12 % [10, 14].",))
     summary = SimpleNamespace(
-        warning="too short", sentences=("It runs [really].",), statements=(said,), tables=(table,)
+        warning="too short", sentences=("It runs [really].",), statements=(said,), matrices=(table,), tables=(table,)
     )
     monkeypatch.setattr(
         "moe_emergence.training.suite.run_suite",
