@@ -25,7 +25,7 @@ from moe_emergence.data.blocks import PreparedData
 from moe_emergence.models.base import load_base
 from moe_emergence.training.checkpoint import newest_checkpoint
 from moe_emergence.training.trace import trace_name
-from moe_emergence.training.trained import load_trained
+from moe_emergence.training.trained import load_trained, silence_transformers
 
 Measures = dict[str, list[Any]]
 """Name of a table to its rows."""
@@ -125,5 +125,6 @@ def _causal(tables: CausalTables) -> Iterator[tuple[str, Iterable[Any]]]:
 
 def _geometry(run: Run, data: PreparedData) -> Iterator[Any]:
     layers = run.manifest.moe_layers
+    silence_transformers()
     states = dense_hidden_states(load_base(run.config.base).model, data.probe, layers)
     return geometry_rows(run, read_trace(run, run.last_step), states)

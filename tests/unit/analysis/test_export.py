@@ -13,6 +13,8 @@ from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables, make_tables
 
+pytestmark = pytest.mark.usefixtures("without_run_measures")
+
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:

@@ -92,9 +92,11 @@ def layer_of(number: int, experts: np.ndarray, trace: Trace) -> LayerTrace:
     return LayerTrace(
         layer=number,
         experts=experts,
+        weights=np.ones(experts.shape, dtype=np.float32),
         slots=document_counts(experts, trace.document, documents, 8),
         first_choice=document_counts(experts[:, :1], trace.document, documents, 8),
         entropy=np.zeros(len(experts)),
+        margin=np.zeros(len(experts)),
         fresh=None,
     )
 

@@ -12,12 +12,18 @@ from moe_emergence.analysis.records import Suite
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Suite:
+def suite(tmp_path: Path, without_run_measures: None) -> Suite:
     return read_suite(write_suite(tmp_path, quickstart_like(steps=4, looks=(0, 4))))
 
 
-def test_tables_come_back_as_they_were_written(suite: Suite) -> None:
+def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
+    planted = quickstart_like(steps=4, looks=(0, 4))
+    arm = next(arm for arm in planted.arms if arm.name == "top2")
+    alone = dataclasses.replace(planted, arms=[dataclasses.replace(arm, baseline=None, changes={})])
+    suite = read_suite(write_suite(tmp_path, alone))
     made = stored.analysed(suite)
+    assert made.coactivation
+    assert made.saturation
     again = stored.read_analysis(suite)
     assert again is not None
     for field in dataclasses.fields(made):
@@ -26,7 +32,7 @@ def test_tables_come_back_as_they_were_written(suite: Suite) -> None:
 
 def test_current_tables_are_not_made_again(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     made = stored.analysed(suite)
-    monkeypatch.setattr(stored, "make_tables", lambda suite: pytest.fail("made again"))
+    monkeypatch.setattr(stored, "make_tables", lambda suite, progress: pytest.fail("made again"))
     assert stored.analysed(suite) == made
 
 

@@ -16,6 +16,8 @@ from moe_emergence.analysis.tables import Tables, csv_text, make_tables, write_c
 from moe_emergence.config import MoEConfig
 from moe_emergence.errors import AnalysisError
 
+pytestmark = pytest.mark.usefixtures("without_run_measures")
+
 BY_HAND = np.array([[0.7, 0.1, 0.2, 0.0], [0.3, 0.1, 0.6, 0.0]])  # load .5 .1 .4 0
 UNIFORM = np.full((2, 4), 0.25)
 COLLAPSED = np.array([[0.0, 0.0, 1.0, 0.0]] * 2)

@@ -17,6 +17,8 @@ from moe_emergence.analysis.traces import read_trace
 from moe_emergence.config import MoEConfig
 from moe_emergence.errors import AnalysisError
 
+pytestmark = pytest.mark.usefixtures("without_run_measures")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

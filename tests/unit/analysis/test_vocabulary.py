@@ -161,9 +161,10 @@ def test_rows(tmp_path: Path) -> None:
     trace = read_trace(run, 4)
     rows = list(vocabulary_rows(run, trace))
     whole = [row for row in rows if row.expert is None]
-    assert [(row.layer, row.counted, row.uniform) for row in whole] == [
-        (2, "slots", 0.25), (2, "first choice", 0.125), (3, "slots", 0.25), (3, "first choice", 0.125)
+    assert [(row.layer, row.counted) for row in whole] == [
+        (2, "slots"), (2, "first choice"), (3, "slots"), (3, "first choice")
     ]  # fmt: skip
+    assert [row.uniform for row in whole] == pytest.approx([0.25, 0.125, 0.25, 0.125])
     for row in whole:
         assert row.null_mean is not None
         assert row.estimate is not None

@@ -49,7 +49,7 @@ def test_a_run_leaves_as_many_as_asked(
 @pytest.mark.parametrize("moe", [True, False])
 def test_they_are_models_of_their_step(toy_config: Config, run: Callable[..., Any], tmp_path: Path, moe: bool) -> None:
     """The last is the last checkpoint's; each loads as a model, and by the command that takes one."""
-    from moe_emergence.commands.models import load_trained
+    from moe_emergence.training.trained import load_trained
 
     changes: dict[str, Any] = {} if moe else {"moe": None}
     config = toy_config(**changes, training={"checkpoint_every": 2, "keep_checkpoints": 9, "snapshots": 3})
