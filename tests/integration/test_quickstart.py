@@ -60,6 +60,42 @@ def test_arms_share_every_batch_and_start(finished: Path) -> None:
     assert first["moe"] == pytest.approx(first["dense"], abs=1e-3)
 
 
+def test_every_layer_is_said_something_of(finished: Path) -> None:
+    """Domain, cause and collapse of each layer with experts, from tables that are there; nothing of the dense arm."""
+    summary = json.loads((finished / "analysis" / "summary.json").read_text("utf-8"))
+    rows = {name: table["rows"] for name, table in summary["tables"].items()}
+    made = (
+        "knockouts",
+        "doses",
+        "similarity",
+        "router_geometry",
+        "expert_measures",
+        "saturation",
+        "locality",
+        "scores",
+    )
+    assert all(rows[name] > 0 for name in made), rows
+    with (finished / "tables" / "knockouts.csv").open(encoding="utf-8") as file:
+        knocked = {row["arm"] for row in csv.DictReader(file)}
+    assert knocked == {"moe", "no_lb", "top2", "moe_blocks"}
+    page = (finished / "report.html").read_text("utf-8")
+    assert page.count("Collapse: ") == 4 * len({layer for layer in _layers(finished)})
+    assert "Causal tests were not made" not in page
+
+
+def test_a_run_alone_is_analysed_and_reported(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished / "top2" / "seed-42"
+    assert cli.main(["analyze", str(run)]) == 0
+    assert "top2, seed 42, layer" in capsys.readouterr().out
+    assert cli.main(["report", str(run)]) == 0
+    assert (run / "report.html").exists()
+
+
+def _layers(finished: Path) -> list[int]:
+    manifest = json.loads((finished / "moe" / "seed-42" / "manifest.json").read_text("utf-8"))
+    return list(manifest["moe_layers"])
+
+
 def test_the_same_command_again_changes_nothing_but_adds_a_seed(
     finished: Path, toy_base: Path, toy_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

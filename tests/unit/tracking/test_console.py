@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from moe_emergence.tracking import console as module
-from moe_emergence.tracking.console import RunConsole
+from moe_emergence.tracking.console import RunConsole, StageConsole
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
@@ -196,3 +196,29 @@ def test_it_writes_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_it_goes_to_another_process() -> None:
     assert isinstance(pickle.loads(pickle.dumps(RunConsole(quiet=True))), RunConsole)
+
+
+def test_a_stage_writes_a_line_now_and_then_with_the_time_left(
+    log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 5.0, 10.0, 12.0, 20.0, 30.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with StageConsole() as progress:
+        for done in range(5):
+            progress("moe: causal tests", done, 8)
+        progress("top2: causal tests", 0, 8)
+    assert log.getvalue().splitlines() == [
+        "moe: causal tests: 2/8, 0:30 left",
+        "moe: causal tests: 4/8, 0:20 left",
+    ]
+
+
+def test_a_stage_is_a_bar_on_a_terminal_and_silent_when_quiet(terminal: io.StringIO) -> None:
+    with StageConsole() as progress:
+        progress("causal tests [moe]", 3, 8)
+    assert "causal tests [moe]" in ESCAPES.sub("", terminal.getvalue())
+    assert "3/8" in ESCAPES.sub("", terminal.getvalue())
+    before = terminal.getvalue()
+    with StageConsole(quiet=True) as progress:
+        progress("more", 1, 2)
+    assert terminal.getvalue() == before

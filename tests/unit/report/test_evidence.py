@@ -1,0 +1,125 @@
+"""Statements and matrices: what is said of a layer, with the numbers of the tables and no others."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from planted_measures import planted_tables
+from synthetic_suite import quickstart_like, write_suite
+
+from moe_emergence.analysis.causal.effects import KnockoutRow
+from moe_emergence.analysis.causal.specificity import SpecificityRow
+from moe_emergence.analysis.reading import read_suite
+from moe_emergence.analysis.records import CollapseEvent, Suite
+from moe_emergence.analysis.tables import Tables
+from moe_emergence.analysis.token_information import TokenSplitRow
+from moe_emergence.report.evidence_tables import evidence_tables
+from moe_emergence.report.matrices import knockout_matrices
+from moe_emergence.report.statements import statements
+
+GAP = "\u00a0"
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    return read_suite(write_suite(tmp_path_factory.mktemp("evidence"), quickstart_like(steps=4, looks=(0, 4))))
+
+
+@pytest.fixture(scope="module")
+def tables(suite: Suite) -> Tables:
+    return planted_tables(suite)
+
+
+def numbers(kind: type, **known: Any) -> Any:
+    """A row with the values that matter, 0 in other numbers and empty in other texts."""
+    fill = {"int": 0, "float": 0.0, "str": "", "float | None": None}
+    values = {
+        field.name: known.get(field.name, fill.get(getattr(field.type, "__name__", str(field.type)), 0.0))
+        for field in dataclasses.fields(kind)
+    }
+    return kind(**values)
+
+
+def of_layer_3(kind: type, **known: Any) -> Any:
+    return numbers(kind, arm="moe", seed=42, step=4, layer=3, **known)
+
+
+def said(suite: Suite, tables: Tables) -> str:
+    found = [each for each in statements(suite, tables) if (each.arm, each.layer) == ("moe", 3)]
+    return " ".join(found[0].sentences)
+
+
+def test_a_run_without_causal_tests_says_so_and_a_dense_one_says_nothing(suite: Suite, tables: Tables) -> None:
+    assert "Causal tests were not made" in said(suite, tables)
+    assert "dense" not in {each.arm for each in statements(suite, tables)}
+
+
+def test_domain_information_at_both_ends_and_collapse(suite: Suite, tables: Tables) -> None:
+    text = said(suite, tables)
+    assert "of H(domain) at step 4, " in text
+    assert "of H(domain) at step 0; permuted documents reach" in text
+    assert text.endswith("Collapse: none found in training.")
+    event = CollapseEvent(step=32, layer=3, state="collapsed", reason="a hot expert")
+    runs = tuple(dataclasses.replace(run, collapses=(event,)) for run in suite.runs)
+    assert said(dataclasses.replace(suite, runs=runs), tables).endswith("Collapse: collapsed at step 32.")
+
+
+@pytest.mark.parametrize(("p", "words"), [(0.01, "more than chance"), (0.2, "not shown to be more than chance")])
+def test_the_most_specific_expert(suite: Suite, tables: Tables, p: float, words: str) -> None:
+    row = of_layer_3(
+        SpecificityRow,
+        intervention="next",
+        expert=5,
+        domain="math",
+        tested_value=0.0123,
+        low=0.001,
+        high=0.02,
+        p_holm=p,
+        documents=9,
+    )
+    text = said(suite, dataclasses.replace(tables, specificity=(row,)))
+    assert "Rerouted, expert 5 costs math +0.0123 [0.0010, 0.0200] nats a token more than the other domains" in text
+    assert f": {words} (p {p:.3f}" in text
+
+
+def test_what_is_left_of_the_domain_given_the_token(suite: Suite, tables: Tables) -> None:
+    row = of_layer_3(
+        TokenSplitRow,
+        counted="first choice",
+        x="token id",
+        ids=133,
+        share_of_tokens=0.5,
+        token_information=0.75,
+        token_low=0.7,
+        token_high=0.8,
+        token_null_mean=0.125,
+        domain_given_token_share=0.031,
+        domain_given_token_low_share=0.026,
+        domain_given_token_high_share=0.037,
+        domain_given_token_p=0.005,
+    )
+    text = said(suite, dataclasses.replace(tables, token_split=(row,)))
+    assert f"Given the token id 3.1{GAP}% [2.6, 3.7], beyond what the id settles (p 0.005)" in text
+    assert f"0.750 [0.700, 0.800] bits of the expert, as counted 0.125 by chance (133{GAP}ids, 50{GAP}%" in text
+    other = dataclasses.replace(row, layer=2)
+    assert "Too few token ids" in said(suite, dataclasses.replace(tables, token_split=(other,)))
+
+
+def test_a_matrix_has_an_expert_a_row_and_a_domain_a_column(suite: Suite, tables: Tables) -> None:
+    rows = tuple(
+        of_layer_3(
+            KnockoutRow, expert=expert, domain=domain, intervention=way, effect=0.01 * expert, affected_share=0.25
+        )
+        for expert in range(2)
+        for domain in (*suite.domains, None)
+        for way in ("next", "zero")
+    )
+    (table,) = knockout_matrices(suite, dataclasses.replace(tables, knockouts=rows))
+    assert table.columns == ("expert", *suite.domains, "mean of domains")
+    assert table.rows[1] == ("1", *[f"+0.0100 (25{GAP}%)"] * len(suite.domains), "+0.0100 [0.0000, 0.0000]")
+
+
+def test_tables_without_rows_are_empty_and_have_names_of_their_own(suite: Suite, tables: Tables) -> None:
+    made = evidence_tables(suite, tables)
+    assert len({table.name for table in made}) == len(made)
+    assert all(table.rows == () or table.name == "token_split" for table in made)
