@@ -79,7 +79,7 @@ def test_every_layer_is_said_something_of(finished: Path) -> None:
         knocked = {row["arm"] for row in csv.DictReader(file)}
     assert knocked == {"moe", "no_lb", "top2", "moe_blocks"}
     page = (finished / "report.html").read_text("utf-8")
-    assert page.count("Collapse: ") == 4 * len({layer for layer in _layers(finished)})
+    assert page.count("Collapse: ") == 4 * len(set(_layers(finished)))
     assert "Causal tests were not made" not in page
 
 
