@@ -31,8 +31,9 @@ from moe_emergence.analysis.causal.knockout import (
 from moe_emergence.analysis.causal.regret import regret_sums
 from moe_emergence.analysis.causal.retention import retained_losses
 from moe_emergence.config import DataConfig, MoEConfig
-from moe_emergence.data.blocks import Probe, prepare
+from moe_emergence.data.blocks import prepare
 from moe_emergence.data.corpora import load_corpus
+from moe_emergence.data.probe import Probe
 from moe_emergence.models.base import load_base
 from moe_emergence.models.upcycle import ancestor_state, upcycle
 
@@ -52,11 +53,12 @@ def probe_of(tokens: int) -> Probe:
     base = load_base()
     probe = prepare(load_corpus("embedded"), base.tokenizer, DataConfig(block_size=256, probe_tokens=27_648)).probe
     times = -(-tokens // int(probe.length.sum()))
-    many = {name: np.concatenate([getattr(probe, name)] * times) for name in ("tokens", "length", "document", "domain")}
+    names = ("tokens", "length", "document", "domain", "start")
+    many = {name: np.concatenate([getattr(probe, name)] * times) for name in names}
     whole = replace(probe, **many, texts=probe.texts * times)
     shares = [np.flatnonzero(whole.domain == d) for d in range(DOMAINS)]
     places = np.concatenate([own[whole.length[own].cumsum() <= tokens // DOMAINS + 256] for own in shares])
-    cut = {name: getattr(whole, name)[places] for name in ("tokens", "length", "document", "domain")}
+    cut = {name: getattr(whole, name)[places] for name in names}
     return replace(whole, **cut, texts=tuple(whole.texts[place] for place in places))
 
 
