@@ -12,7 +12,7 @@ from moe_emergence.analysis.files import replace_file
 from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.style import add_title, styled
-from moe_emergence.report.svg import cropped, data_uri
+from moe_emergence.report.svg import cropped, data_uri, numbered
 
 PNG_DOTS_PER_INCH = 170
 CSS_DOTS_PER_INCH = 96
@@ -55,7 +55,7 @@ def keep(drawing: Drawing, folder: Path) -> Picture:
 def _svg(figure: Figure) -> str:
     file = io.StringIO()
     FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None, "Creator": None})
-    return file.getvalue()
+    return numbered(file.getvalue())
 
 
 def _png(figure: Figure) -> bytes:

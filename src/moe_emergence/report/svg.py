@@ -3,6 +3,7 @@
 import re
 from urllib.parse import quote
 
+_CLIP = re.compile(r'clip-path="url\(#(p[0-9a-f]{10})\)"')
 _SIZE = re.compile(r'height="([\d.]+)pt" viewBox="0 0 ([\d.]+) [\d.]+"')
 
 
@@ -18,6 +19,14 @@ def cropped(svg: str, points: float) -> str:
     height = float(found[1]) - points
     size = f'height="{height:.2f}pt" viewBox="0 {points:.2f} {found[2]} {height:.2f}"'
     return svg[: found.start()] + size + svg[found.end() :]
+
+
+def numbered(svg: str) -> str:
+    """The picture with its clip paths numbered in the order of their use: matplotlib names them by a hash of coordinates
+    that hold the last bit of a layout, which differs between processes where nothing that is drawn does."""
+    names = dict.fromkeys(_CLIP.findall(svg))
+    places = {name: f"clip{number}" for number, name in enumerate(names)}
+    return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], svg) if places else svg
 
 
 def data_uri(svg: str) -> str:

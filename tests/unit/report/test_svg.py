@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from moe_emergence.report import style
 from moe_emergence.report.pictures import _svg
-from moe_emergence.report.svg import cropped, data_uri
+from moe_emergence.report.svg import cropped, data_uri, numbered
 
 
 def test_a_picture_loses_its_topmost_points() -> None:
@@ -24,3 +24,16 @@ def test_a_data_uri_holds_the_svg_and_nothing_that_could_end_an_attribute() -> N
     uri = data_uri(svg)
     assert unquote(uri.removeprefix("data:image/svg+xml,")) == svg
     assert not set("<>\"'&#") & set(uri)
+
+
+def test_clip_paths_are_numbered_in_the_order_of_their_use() -> None:
+    first, second = "p0123456789", "pabcdef0123"
+    svg = (
+        f'<g clip-path="url(#{second})"/><g clip-path="url(#{first})"/><g clip-path="url(#{second})"/>'
+        f'<clipPath id="{first}"/><clipPath id="{second}"/><path id="p999"/>'
+    )
+    assert numbered(svg) == (
+        '<g clip-path="url(#clip0)"/><g clip-path="url(#clip1)"/><g clip-path="url(#clip0)"/>'
+        '<clipPath id="clip1"/><clipPath id="clip0"/><path id="p999"/>'
+    )
+    assert numbered("<svg/>") == "<svg/>"
