@@ -22,8 +22,8 @@ def cropped(svg: str, points: float) -> str:
 
 
 def numbered(svg: str) -> str:
-    """The picture with its clip paths numbered in the order of their use: matplotlib names them by a hash of coordinates
-    that hold the last bit of a layout, which differs between processes where nothing that is drawn does."""
+    """The picture with its clip paths numbered in the order of their use: matplotlib names them by a hash of
+    coordinates that hold the last bit of a layout, which can differ between processes where nothing drawn does."""
     names = dict.fromkeys(_CLIP.findall(svg))
     places = {name: f"clip{number}" for number, name in enumerate(names)}
     return re.sub("|".join(map(re.escape, places)), lambda found: places[found[0]], svg) if places else svg
