@@ -19,6 +19,10 @@ from moe_emergence.analysis.tables import Tables, make_tables
 from moe_emergence.training.run_directory import CONFIG, MANIFEST, METRICS, TIMINGS
 
 
+_SHOWING = ("report", "commands", "tracking", "cli.py")
+"""Parts of the package that show tables and make none."""
+
+
 def analysed(suite: Suite, progress: Progress = silent) -> Tables:
     """The suite's tables: those in its folder while they are current, else made and written there.
 
@@ -51,11 +55,12 @@ def read_analysis(suite: Suite) -> Tables | None:
 
 
 def inputs_digest(suite: Suite) -> str:
-    """sha256 of what tables are made from: this package's code, the suite's description, and every run's records."""
+    """sha256 of what tables are made from: the code that makes them, the suite's description, and every run's records."""
     digest = hashlib.sha256()
     code = Path(str(resources.files("moe_emergence")))
     for file in sorted(code.rglob("*.py")):
-        _add(digest, file, code)
+        if file.relative_to(code).parts[0] not in _SHOWING:
+            _add(digest, file, code)
     digest.update(json.dumps([dataclasses.asdict(arm) for arm in suite.arms], default=dict).encode())
     digest.update(repr([suite.seeds, suite.missing, suite.conclusive, suite.note, suite.question]).encode())
     for run in suite.runs:
