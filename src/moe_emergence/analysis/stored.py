@@ -18,7 +18,6 @@ from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables, make_tables
 from moe_emergence.training.run_directory import CONFIG, MANIFEST, METRICS, TIMINGS
 
-
 _SHOWING = ("report", "commands", "tracking", "cli.py")
 """Parts of the package that show tables and make none."""
 
@@ -55,7 +54,7 @@ def read_analysis(suite: Suite) -> Tables | None:
 
 
 def inputs_digest(suite: Suite) -> str:
-    """sha256 of what tables are made from: the code that makes them, the suite's description, and every run's records."""
+    """sha256 of what tables are made from: code that makes them, the suite's description, every run's records."""
     digest = hashlib.sha256()
     code = Path(str(resources.files("moe_emergence")))
     for file in sorted(code.rglob("*.py")):
