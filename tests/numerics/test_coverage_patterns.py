@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from moe_emergence.analysis.coactivation import coactivation
-from moe_emergence.analysis.locality import adjacent_pairs, locality, places_in_documents
+from moe_emergence.analysis.locality import adjacent_pairs, locality
 from moe_emergence.analysis.paths import path_information, paths
 from moe_emergence.analysis.saturation import overlap
 from moe_emergence.analysis.statistics import bootstrap, generator, null_p_value
@@ -26,6 +26,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 DOMAINS, EXPERTS, LABELS, TOKENS, SIMULATIONS = 3, 8, 12, 256, 2_000
 BATCH = 50
+
+
+def places(document: np.ndarray) -> np.ndarray:
+    """Each token's place in its document, of documents numbered from 0."""
+    return np.concatenate([np.arange(length) for length in np.bincount(document)])
 
 
 def domains_of(documents: int) -> np.ndarray:
@@ -131,7 +136,7 @@ def test_nulls_of_sequences_reject_as_often_as_they_say(measure) -> None:
     them; for locality, routes without runs."""
     documents, length, domain, rng, p_values = 12, 64, domains_of(12), generator(3), []
     document = document_of(documents, length)
-    adjacent = adjacent_pairs(document, places_in_documents(document), length)
+    adjacent = adjacent_pairs(document, places(document), length)
     options = {"draws": 99, "replicates": 2}
     for number in range(SIMULATIONS):
         ids = runs(rng, own_shares(rng, len(domain), 10, length))
@@ -160,7 +165,7 @@ def test_intervals_of_shares_of_tokens_cover(documents) -> None:
     """Saturation, locality and its excess, where each document has its own share of tokens that stay."""
     length, domain, rng, held = 64, domains_of(documents), generator(4), np.zeros(3)
     document = document_of(documents, length)
-    adjacent = adjacent_pairs(document, places_in_documents(document), length)
+    adjacent = adjacent_pairs(document, places(document), length)
     for number in range(SIMULATIONS):
         stays = rng.beta(6, 4, size=len(domain))[document]
         first, other = rng.integers(0, EXPERTS, (2, len(document)))
@@ -168,7 +173,7 @@ def test_intervals_of_shares_of_tokens_cover(documents) -> None:
         found = overlap(first[:, None], kept[:, None], document, domain, EXPERTS, replicates=400, seed=number)
         truth = 0.6 + 0.4 / EXPERTS
         held[0] += found.interval.low <= truth <= found.interval.high
-        fresh = (rng.random(len(document)) >= stays) | (places_in_documents(document) == 0)
+        fresh = (rng.random(len(document)) >= stays) | (places(document) == 0)
         routes = first[np.maximum.accumulate(np.where(fresh, np.arange(len(document)), 0))]
         near = locality(routes, document, domain, adjacent, draws=2, replicates=400, seed=number)[-1]
         held[1] += near.interval.low <= truth <= near.interval.high

@@ -93,20 +93,16 @@ class LocalityRow:
     run_length_chance: float
 
 
-def locality_rows(
-    run: Run, trace: Trace, position: Int[np.ndarray, " tokens"] | None = None, window: int | None = None
-) -> Iterator[LocalityRow]:
+def locality_rows(run: Run, trace: Trace, window: int | None = None) -> Iterator[LocalityRow]:
     """One row a layer and domain, and one of all domains; none where a domain has fewer than 2 documents.
 
     Args:
-        position: each token's place in its document; counted from the document's first token in the trace if not given.
         window: how many places the model saw at a time, each window from a multiple of it; the run's block size if not
             given.
     """
     if np.bincount(trace.domain).min() < 2:
         return
-    places = places_in_documents(trace.document) if position is None else position
-    adjacent = adjacent_pairs(trace.document, places, window or run.config.data.block_size)
+    adjacent = adjacent_pairs(trace.document, trace.position, window or run.config.data.block_size)
     for layer in trace.layers:
         found = locality(layer.experts[:, 0], trace.document, trace.domain, adjacent)
         for domain, one in zip((*run.manifest.data.domains, ALL), found, strict=True):
@@ -131,12 +127,6 @@ def locality_rows(
                 run_length=one.run_length,
                 run_length_chance=one.run_length_chance,
             )
-
-
-def places_in_documents(document: Int[np.ndarray, " tokens"]) -> Int[np.ndarray, " tokens"]:
-    """Each token's place among its document's tokens, from 0."""
-    first = np.flatnonzero(np.r_[True, document[1:] != document[:-1]])
-    return np.arange(len(document)) - np.repeat(first, np.diff(np.r_[first, len(document)]))
 
 
 def adjacent_pairs(

@@ -5,7 +5,6 @@ Matching finds agreement in noise: E! ways to name experts leave one that fits. 
 has no such luck, and the null is matched and compared in the same way.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 
 from moe_emergence.analysis.information import labelled_shares, resampled_shares
+from moe_emergence.analysis.sequences import turned
 from moe_emergence.analysis.statistics import (
     REPLICATES,
     Domains,
@@ -66,10 +66,10 @@ def matched_tokens(
 
     found = similarity(labelled_shares(pairs, group, 2 * domains))
     matchings = _matchings(found)
-    places = turned_places(document, draws, generator(seed))
+    rng = generator(seed)
     null = np.empty(draws)
-    for draw, turned in enumerate(places):
-        counts = pair_counts(experts, others[turned], group[document], 2 * domains, n_experts)
+    for draw in range(draws):
+        counts = pair_counts(experts, others[turned(document, rng)], group[document], 2 * domains, n_experts)
         null[draw] = cross_matched(similarity(counts / np.maximum(counts.sum(-1, keepdims=True), 1)))
     resampled = bootstrap(
         lambda weights: _compared(similarity(resampled_shares(pairs, group, 2 * domains, weights)), matchings),
@@ -124,20 +124,6 @@ def pair_counts(
     cells = experts[:, :, np.newaxis] * n_experts + others[:, np.newaxis, :]
     cells = group[:, np.newaxis, np.newaxis] * n_experts**2 + cells
     return np.bincount(cells.reshape(-1), minlength=groups * n_experts**2).reshape(groups, -1)
-
-
-def turned_places(
-    document: Int[np.ndarray, " tokens"], draws: int, rng: np.random.Generator
-) -> Iterator[Int[np.ndarray, " tokens"]]:
-    """The places of the tokens with each document turned in a circle by an offset of its own, any as likely: keeps the
-    order of a document's tokens, and breaks what they share with another row of the same tokens."""
-    starts = np.flatnonzero(np.r_[True, document[1:] != document[:-1]])
-    lengths = np.diff(np.r_[starts, len(document)])
-    place = np.repeat(np.arange(len(starts)), lengths)
-    within = np.arange(len(document)) - starts[place]
-    for _ in range(draws):
-        offset = rng.integers(0, lengths)
-        yield starts[place] + (within + offset[place]) % lengths[place]
 
 
 def cross_matched(similarity: Float[np.ndarray, "halves experts experts"]) -> float:

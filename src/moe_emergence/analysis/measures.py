@@ -88,7 +88,7 @@ def _at_both_ends(run: Run, data: PreparedData) -> Iterator[tuple[str, Iterable[
         yield "vocabulary", vocabulary_rows(run, trace)
         yield "coactivation", coactivation_rows(run, trace)
         yield "path_information", path_information_rows(run, trace)
-        yield "locality", locality_rows(run, trace, trace.position)
+        yield "locality", locality_rows(run, trace)
         if step == run.last_step:
             yield "characteristic_tokens", characteristic_token_rows(run, trace)
             yield "paths", path_rows(run, trace)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from moe_emergence.analysis.information import mutual_information
 from moe_emergence.analysis.records import Run
+from moe_emergence.analysis.sequences import turned
 from moe_emergence.analysis.statistics import (
     REPLICATES,
     Domains,
@@ -28,7 +29,6 @@ from moe_emergence.analysis.token_information import (
     equal_domains,
     in_batches,
     term_of,
-    turned,
 )
 from moe_emergence.analysis.traces import LayerTrace, Trace
 

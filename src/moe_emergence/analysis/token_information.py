@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from moe_emergence.analysis.information import measured_domain_information, mutual_information
 from moe_emergence.analysis.records import Run
+from moe_emergence.analysis.sequences import turned
 from moe_emergence.analysis.specialisation import FIRST_CHOICE, SLOTS, Counted, measurable
 from moe_emergence.analysis.statistics import (
     Bootstrap,
@@ -266,22 +267,6 @@ def equal_domains(tables: Float[np.ndarray, "*draws domains cells"]) -> Float[np
     """Each domain's counts ÷ their sum ÷ D."""
     total = tables.sum(-1, keepdims=True)
     return tables / np.where(total > 0, total, 1) / tables.shape[-2]
-
-
-def turned(document: Tokens, rng: np.random.Generator) -> Int[np.ndarray, " tokens"]:
-    """For each token the one that takes its place when each document's tokens are turned in a circle by an offset of
-    its own, any of its length alike.
-
-    Raises:
-        AnalysisError: the tokens of a document are not consecutive.
-    """
-    first = np.flatnonzero(np.r_[True, document[1:] != document[:-1]])
-    if len(np.unique(document[first])) < len(first):
-        raise AnalysisError("the tokens of a document must be consecutive: sort the trace by document and place")
-    length = np.diff(np.r_[first, len(document)])
-    start, of = np.repeat(first, length), np.repeat(length, length)
-    offset = np.repeat(rng.integers(0, length), length)
-    return start + (np.arange(len(document)) - start + offset) % of
 
 
 def split_terms(joint: Float[np.ndarray, "draws domains labels experts"]) -> Float[np.ndarray, "draws 2"]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from moe_emergence.analysis.records import Run
+from moe_emergence.analysis.sequences import turned
 from moe_emergence.analysis.specialisation import Counted
 from moe_emergence.analysis.statistics import (
     TAIL,
@@ -27,7 +28,7 @@ from moe_emergence.analysis.statistics import (
     generator,
     null_p_value,
 )
-from moe_emergence.analysis.token_information import SHIFTS, cell_counts, turned, ways_of_tokens
+from moe_emergence.analysis.token_information import SHIFTS, cell_counts, ways_of_tokens
 from moe_emergence.analysis.traces import LayerTrace, Trace
 from moe_emergence.errors import AnalysisError
 

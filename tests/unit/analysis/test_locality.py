@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic_suite import DOCUMENTS, LENGTH, PlantedSuite, quickstart_like, write_suite
 
-from moe_emergence.analysis.locality import Locality, adjacent_pairs, locality, locality_rows, places_in_documents
+from moe_emergence.analysis.locality import Locality, adjacent_pairs, locality, locality_rows
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.traces import read_trace
 from moe_emergence.errors import AnalysisError
@@ -16,16 +16,18 @@ DOMAIN = np.repeat([0, 1], 12)
 DOCUMENT = np.repeat(np.arange(24), 150)
 
 
+def places(document: np.ndarray) -> np.ndarray:
+    """Each token's place in its document, of documents numbered from 0."""
+    return np.concatenate([np.arange(length) for length in np.bincount(document)])
+
+
 def measured(experts, document=DOCUMENT, domain=DOMAIN, window=1_000, **options) -> tuple[Locality, ...]:
-    return locality(
-        experts, document, domain, adjacent_pairs(document, places_in_documents(document), window), **options
-    )
+    return locality(experts, document, domain, adjacent_pairs(document, places(document), window), **options)
 
 
 def test_pairs_end_with_documents_windows_and_gaps() -> None:
     document, position = np.array([0, 0, 0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 3, 4, 0, 1, 3])
     assert adjacent_pairs(document, position, 3).tolist() == [True, True, False, True, False, True, False]
-    assert places_in_documents(document).tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
 
 
 def test_by_hand() -> None:
@@ -50,7 +52,7 @@ def test_both_extremes() -> None:
     assert turns.share == turns.interval.high == 0
     assert turns.p == turns.run_length == 1
     assert turns.chance == pytest.approx(1 / 8, abs=0.01)
-    block = measured(places_in_documents(DOCUMENT) // 50)[-1]
+    block = measured(places(DOCUMENT) // 50)[-1]
     assert block.share == pytest.approx(147 / 149)
     assert (block.run_length, block.p) == (pytest.approx(50), 1 / 200)
 
@@ -123,6 +125,7 @@ def test_rows(tmp_path: Path) -> None:
     assert rows[0].pairs == DOCUMENTS * (LENGTH - 1)
     again = measured(trace.layers[1].experts[:, 0], trace.document, trace.domain)
     assert (rows[5].share, rows[5].excess_low, rows[5].p) == (again[1].share, again[1].excess_interval.low, again[1].p)
-    halves = list(locality_rows(run, trace, np.tile(np.arange(LENGTH), 3 * DOCUMENTS) + 40, window=LENGTH))
+    shifted = replace(trace, position=np.tile(np.arange(LENGTH), 3 * DOCUMENTS) + 40)
+    halves = list(locality_rows(run, shifted, window=LENGTH))
     assert halves[0].pairs == DOCUMENTS * (LENGTH - 2)
     assert list(locality_rows(run, replace(trace, domain=np.arange(len(trace.domain)).clip(0, 1)))) == []

@@ -14,7 +14,6 @@ from moe_emergence.analysis.matching import (
     matched_profiles,
     matched_tokens,
     pair_counts,
-    turned_places,
 )
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import Suite
@@ -52,17 +51,6 @@ def test_pairs_are_counted_over_all_slots() -> None:
                 looped[group, one, other] += 1
     found = pair_counts(experts, others, np.array([0, 0, 1]), 2, 3)
     assert (found.reshape(2, 3, 3) == looped).all()
-
-
-def test_turning_keeps_documents_and_their_order() -> None:
-    document = np.repeat([0, 1, 2], [3, 1, 5])
-    offsets = set()
-    for places in turned_places(document, 50, generator(0)):
-        assert (document[places] == document).all()
-        steps = np.diff(places[4:]) % 5
-        assert (steps == 1).all(), "in a circle"
-        offsets.add(int(places[4]))
-    assert offsets == {4, 5, 6, 7, 8}
 
 
 def test_matching_is_the_best_of_all_on_the_other_half() -> None:

@@ -19,7 +19,6 @@ from moe_emergence.analysis.token_information import (
     supported,
     token_split,
     token_split_rows,
-    turned,
 )
 from moe_emergence.analysis.traces import read_trace
 from moe_emergence.errors import AnalysisError
@@ -168,18 +167,6 @@ def test_no_label_with_support_is_no_result_and_no_crash() -> None:
     assert token_split(labels, labels[:, None] % EXPERTS, DOCUMENT, DOMAIN, EXPERTS) is None
     one_sided = np.where(DOMAIN[DOCUMENT] < 2, 0, labels)
     assert token_split(one_sided, labels[:, None] % EXPERTS, DOCUMENT, DOMAIN, EXPERTS) is None
-
-
-def test_a_turned_sequence_stays_in_its_document() -> None:
-    document = np.repeat([4, 0, 2], [1, 5, 40])
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        moved = turned(document, rng)
-        assert np.array_equal(document[moved], document)
-        assert np.array_equal(np.sort(moved), np.arange(46))
-        assert set(np.diff(moved[6:]).tolist()) <= {1, -39}
-    with pytest.raises(AnalysisError, match="consecutive"):
-        turned(np.array([0, 1, 0]), rng)
 
 
 def test_the_second_order_value_is_pearson_s() -> None:
