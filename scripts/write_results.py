@@ -6,7 +6,6 @@ writes the page, copies its figures beside it, and renews what stands between th
 """
 
 import argparse
-import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.drawings import drawings
-from moe_emergence.report.evidence_tables import REROUTED, evidence_tables
+from moe_emergence.report.evidence_tables import evidence_tables
 from moe_emergence.report.numbers import count, plural, seconds
 from moe_emergence.report.page import FIGURES
 from moe_emergence.report.pictures import keep
@@ -86,20 +85,10 @@ def evidence(suite: Suite, tables: Tables, summary: Summary) -> Iterator[str]:
     yield ""
     for made in evidence_tables(suite, tables):
         if made.name in EVIDENCE and made.rows:
-            yield from markdown(shortened(text_table(made)))
+            yield from markdown(text_table(made))
     yield "## Knock-out matrices\n"
     for table in summary.matrices:
         yield from markdown(table)
-
-
-def shortened(table: TextTable) -> TextTable:
-    """Of the scoreboard the effects of rerouting at the last step; all of it is in the suite's `tables/scores.csv`."""
-    if "causal effect" not in table.columns:
-        return table
-    step, effect = table.columns.index("step"), table.columns.index("causal effect")
-    last = max((row[step] for row in table.rows), key=lambda text: int(text.replace(",", "")))
-    kept = tuple(row for row in table.rows if row[step] == last and row[effect].startswith(REROUTED))
-    return dataclasses.replace(table, title=f"{table.title} (rerouting, last step)", rows=kept)
 
 
 def readme_part(suite: Suite, tables: Tables, drawn: list[Drawing], folder: Path) -> Iterator[str]:
@@ -108,7 +97,7 @@ def readme_part(suite: Suite, tables: Tables, drawn: list[Drawing], folder: Path
     if (warning := too_short(suite)) is not None:
         yield f"**{warning}**\n"
     box = answers(suite, tables)
-    yield from (f"- **{answer.heading}.** {plain(answer.sentences[0])}" for answer in box[:3])
+    yield from (f"- **{answer.heading}.** {plain(answer.sentences[0])}" for answer in box[:4])
     yield from (f"- **{answer.heading}.** {plain(' '.join(answer.sentences))}" for answer in box if answer.alert)
     yield ""
     for drawing in drawn:

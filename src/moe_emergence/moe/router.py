@@ -84,7 +84,7 @@ class Router(nn.Module):
         probs = clean if noise is None else routing_logits.softmax(-1)
         chosen, indices = self._choice(probs)
         return RouterOutput(
-            topk_weights=self._weights(chosen, routing_logits, indices),
+            topk_weights=self.slot_weights(chosen, routing_logits, indices),
             topk_indices=indices,
             router_probs=probs,
             router_probs_clean=clean,
@@ -179,12 +179,13 @@ class Router(nn.Module):
         )
         return drawn.to(logits) * std
 
-    def _weights(
+    def slot_weights(
         self,
         chosen: Float[Tensor, "tokens slots"],
         routing_logits: Float[Tensor, "tokens experts"],
         indices: Int[Tensor, "tokens slots"],
     ) -> Float[Tensor, "tokens slots"]:
+        """What the outputs of `indices` are multiplied by, from their probabilities `chosen` and the routing logits."""
         if self.gate_scale == "probability":
             return chosen
         if self.gate_scale == "sigmoid":

@@ -7,6 +7,7 @@ from moe_emergence.analysis.losses import plain
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer_balance import balance_sentences
+from moe_emergence.report.answer_evidence import evidence_sentences
 from moe_emergence.report.answer_loss import loss_sentences
 from moe_emergence.report.answer_specialisation import specialisation_sentences
 from moe_emergence.report.numbers import count, listed
@@ -22,10 +23,11 @@ class Answer:
 
 
 def answers(suite: Suite, tables: Tables) -> list[Answer]:
-    """Specialisation, balance, LM loss, what intervals are over, what ended early, went on under other conditions, was
-    skipped or is missing; empty ones are left out."""
+    """Specialisation, its evidence, balance, LM loss, what intervals are over, what ended early, went on under other
+    conditions, was skipped or is missing; empty ones are left out."""
     box = [
         Answer(heading="Specialisation", sentences=tuple(specialisation_sentences(tables))),
+        Answer(heading="Evidence", sentences=tuple(evidence_sentences(suite, tables))),
         Answer(heading="Balance", sentences=tuple(balance_sentences(suite, tables))),
         Answer(heading="LM loss", sentences=tuple(loss_sentences(suite, tables))),
         Answer(heading="Intervals", sentences=tuple(_intervals(suite))),

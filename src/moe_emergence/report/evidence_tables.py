@@ -3,11 +3,20 @@
 from typing import Any
 
 from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.scoreboard import ALL_ARMS
 from moe_emergence.analysis.specialisation import FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import numbers as n
 from moe_emergence.report.measure_tables import ARM, DOCUMENTS, LAYER
-from moe_emergence.report.shown import Column, PageTable, make_table, of_domain, of_first_seed, seed_column
+from moe_emergence.report.shown import (
+    Column,
+    PageTable,
+    at_last_step,
+    make_table,
+    of_domain,
+    of_first_seed,
+    seed_column,
+)
 
 STEP = Column(title="step", field="step", show=n.count)
 EXPERT = Column(title="expert", field="expert", show=n.count)
@@ -48,9 +57,7 @@ def token_split_table(suite: Suite, tables: Tables) -> PageTable:
     """I(E;X), I(E;D|X) and I(E;D) on the same tokens."""
     rows = [row for row in tables.token_split if row.counted == FIRST_CHOICE]
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         STEP,
         Column(title="X", field="x"),
         *_measured("I(E;X), bits", "token_information", "token"),
@@ -71,9 +78,7 @@ def token_split_table(suite: Suite, tables: Tables) -> PageTable:
 def specificity_table(suite: Suite, tables: Tables) -> PageTable:
     """The expert of each layer that matters most to one domain more than to the others."""
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         STEP,
         Column(title="without the expert", field="intervention"),
         EXPERT,
@@ -96,15 +101,10 @@ def specificity_table(suite: Suite, tables: Tables) -> PageTable:
 
 def knockout_table(suite: Suite, tables: Tables) -> PageTable:
     """Expert × domain under rerouting, at the last step."""
-    last = {(run.arm, run.seed): run.last_step for run in suite.runs}
-    shown = [
-        row for row in tables.knockouts if row.intervention == REROUTED and row.step == last.get((row.arm, row.seed))
-    ]
+    shown = [row for row in at_last_step(suite, tables.knockouts) if row.intervention == REROUTED]
     rows, note = of_first_seed(suite, shown)
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         EXPERT,
         DOMAIN,
         Column(title="loss change, nats a token of the domain", field="effect", show=n.difference),
@@ -124,9 +124,7 @@ def knockout_table(suite: Suite, tables: Tables) -> PageTable:
 def regret_table(suite: Suite, tables: Tables) -> PageTable:
     """Whether the router's choice beats other experts on the token's own loss."""
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         DOMAIN,
         Column(title="another expert minus the chosen, nats a token", field="regret", show=n.difference),
         Column(title="from", field="low", show=n.end),
@@ -153,15 +151,18 @@ def _measured(title: str, value: str, prefix: str) -> list[Column]:
     ]
 
 
+def of_layer(suite: Suite) -> list[Column]:
+    """What a row is of: arm, seed where there are several, layer."""
+    return [ARM, *seed_column(suite), LAYER]
+
+
 def _ends(show: Any = n.end) -> list[Column]:
     return [Column(title="from", field="low", show=show), Column(title="to", field="high", show=show)]
 
 
 def _doses(suite: Suite, tables: Tables) -> PageTable:
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         Column(title="dose", field="dose", show=n.decimal),
         DOMAIN,
         Column(title="loss change, nats a token", field="effect", show=n.difference),
@@ -222,23 +223,22 @@ def _scores(tables: Tables) -> PageTable:
         Column(title="runs", field="runs", show=n.count),
         Column(title="resampled", field="resampled"),
     ]
-    rows = [row for row in tables.scores if row.arm == "all"] or list(tables.scores)
+    rows = [row for row in tables.scores if row.arm == ALL_ARMS] or list(tables.scores)
+    last = max((row.step for row in rows), default=0)
+    rows = [row for row in rows if row.step == last and row.effect.startswith(REROUTED)]
     return make_table(
         "scores",
         "Scoreboard: does a measure predict what an expert is worth?",
         rows,
         columns,
-        "arms together; every arm",
+        "rerouting, the last step, arms together; every effect, step and arm",
     )
 
 
 def _lift(suite: Suite, tables: Tables) -> PageTable:
-    last = {(run.arm, run.seed): run.last_step for run in suite.runs}
-    rows = [row for row in tables.lift if row.counted == FIRST_CHOICE and row.step == last.get((row.arm, row.seed))]
+    rows = [row for row in at_last_step(suite, tables.lift) if row.counted == FIRST_CHOICE]
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         Column(title="NMI", field="nmi", show=n.loss),
         Column(title="from", field="nmi_low", show=n.loss),
         Column(title="to", field="nmi_high", show=n.loss),
@@ -259,9 +259,7 @@ def _lift(suite: Suite, tables: Tables) -> PageTable:
 def _vocabulary(suite: Suite, tables: Tables) -> PageTable:
     rows = [row for row in tables.vocabulary if row.expert is None and row.counted == FIRST_CHOICE]
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         STEP,
         Column(title="largest share of an id, mean", field="plug_in", show=n.percent),
         Column(title="shuffled: mean", field="null_mean", show=n.percent),
@@ -278,9 +276,7 @@ def _vocabulary(suite: Suite, tables: Tables) -> PageTable:
 def _saturation(suite: Suite, tables: Tables) -> PageTable:
     rows, note = of_first_seed(suite, [row for row in tables.saturation if row.against == "final"])
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         STEP,
         Column(title="same experts as at the last step", field="overlap", show=n.percent),
         *_ends(n.percent),
@@ -292,13 +288,9 @@ def _saturation(suite: Suite, tables: Tables) -> PageTable:
 
 
 def _coactivation(suite: Suite, tables: Tables) -> PageTable:
-    last = {(run.arm, run.seed): run.last_step for run in suite.runs}
-    rows = [row for row in tables.coactivation if row.step == last.get((row.arm, row.seed))]
-    rows, note = of_first_seed(suite, rows)
+    rows, note = of_first_seed(suite, at_last_step(suite, tables.coactivation))
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         EXPERT,
         Column(title="with", field="other", show=n.count),
         Column(title="share of its tokens", field="share", show=n.percent),
@@ -314,9 +306,7 @@ def _coactivation(suite: Suite, tables: Tables) -> PageTable:
 
 def _paths(suite: Suite, tables: Tables) -> PageTable:
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         Column(title="to layer", field="to_layer", show=n.count),
         STEP,
         Column(title="I, bits", field="information", show=n.loss),
@@ -334,9 +324,7 @@ def _paths(suite: Suite, tables: Tables) -> PageTable:
 def _locality(suite: Suite, tables: Tables) -> PageTable:
     rows, note = of_first_seed(suite, tables.locality)
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         STEP,
         Column(title="domain", field="domain"),
         Column(title="neighbours at one expert", field="share", show=n.percent),
@@ -351,12 +339,9 @@ def _locality(suite: Suite, tables: Tables) -> PageTable:
 
 
 def _similarity(suite: Suite, tables: Tables) -> PageTable:
-    last = {(run.arm, run.seed): run.last_step for run in suite.runs}
-    rows, note = of_first_seed(suite, [row for row in tables.similarity if row.step == last.get((row.arm, row.seed))])
+    rows, note = of_first_seed(suite, at_last_step(suite, tables.similarity))
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         EXPERT,
         Column(title="drift from the ancestor", field="drift", show=n.tiny),
         Column(title="output cosine with it", field="ancestor_output_cosine", show=n.signed),
@@ -375,9 +360,7 @@ def _similarity(suite: Suite, tables: Tables) -> PageTable:
 
 def _hidden_states(suite: Suite, tables: Tables) -> PageTable:
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         STEP,
         Column(title="predictor", field="predictor"),
         Column(title="right expert", field="accuracy", show=n.percent),
@@ -429,9 +412,7 @@ def _equivalence(tables: Tables) -> PageTable:
 def _format_swaps(suite: Suite, tables: Tables) -> PageTable:
     rows, note = of_first_seed(suite, [row for row in tables.format_swaps if row.counted == FIRST_CHOICE])
     columns = [
-        ARM,
-        *seed_column(suite),
-        LAYER,
+        *of_layer(suite),
         Column(title="domain", field="domain"),
         Column(title="swap", field="swap"),
         Column(title="tokens changed", field="changed_share", show=n.percent),

@@ -7,7 +7,15 @@ from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.specialisation import FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import numbers as n
-from moe_emergence.report.shown import Column, PageTable, make_table, of_domain, of_first_seed, seed_column
+from moe_emergence.report.shown import (
+    Column,
+    PageTable,
+    at_last_step,
+    make_table,
+    of_domain,
+    of_first_seed,
+    seed_column,
+)
 
 ARM = Column(title="arm", field="arm")
 AGAINST = Column(title="against", field="against")
@@ -52,8 +60,7 @@ def verdicts_table(suite: Suite, tables: Tables) -> PageTable:
 
 
 def _information(suite: Suite, tables: Tables) -> PageTable:
-    last = {(run.arm, run.seed): run.last_step for run in suite.runs}
-    rows = [row for row in tables.information if row.step == last[row.arm, row.seed]]
+    rows = at_last_step(suite, tables.information)
     columns = [
         ARM,
         *seed_column(suite),

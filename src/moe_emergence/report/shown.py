@@ -108,6 +108,12 @@ def of_first_seed(suite: Suite, rows: Sequence[Any]) -> tuple[list[Any], str]:
     return kept, f"seed {suite.seeds[0]}; every seed" if several else ""
 
 
+def at_last_step(suite: Suite, rows: Sequence[Any]) -> list[Any]:
+    """Of each run the rows of its last step."""
+    last = {(run.arm, run.seed): run.last_step for run in suite.runs}
+    return [row for row in rows if row.step == last.get((row.arm, row.seed))]
+
+
 def of_domain(domain: str | None) -> str:
     """None is the mean over domains."""
     return "all domains" if domain is None else domain

@@ -8,11 +8,14 @@ from planted_measures import planted_tables
 from synthetic_suite import quickstart_like, write_suite
 
 from moe_emergence.analysis.causal.effects import KnockoutRow
+from moe_emergence.analysis.causal.regret import RegretRow
 from moe_emergence.analysis.causal.specificity import SpecificityRow
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import CollapseEvent, Suite
+from moe_emergence.analysis.scoreboard import ScoreRow
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.analysis.token_information import TokenSplitRow
+from moe_emergence.report.answer_evidence import evidence_sentences
 from moe_emergence.report.evidence_tables import evidence_tables
 from moe_emergence.report.matrices import knockout_matrices
 from moe_emergence.report.statements import statements
@@ -117,6 +120,79 @@ def test_a_matrix_has_an_expert_a_row_and_a_domain_a_column(suite: Suite, tables
     (table,) = knockout_matrices(suite, dataclasses.replace(tables, knockouts=rows))
     assert table.columns == ("expert", *suite.domains, "mean of domains")
     assert table.rows[1] == ("1", *[f"+0.0100 (25{GAP}%)"] * len(suite.domains), "+0.0100 [0.0000, 0.0000]")
+
+
+def test_the_answer_says_what_was_found_and_what_was_not(suite: Suite, tables: Tables) -> None:
+    """Two layers of one run: one expert beyond chance, a choice that pays in one, one measure of two."""
+    specific = [
+        numbers(
+            SpecificityRow,
+            arm="moe",
+            seed=42,
+            step=4,
+            layer=layer,
+            intervention="next",
+            expert=5,
+            domain="math",
+            p_holm=p,
+        )
+        for layer, p in ((2, 0.6), (3, 0.01))
+    ]
+    regret = [
+        numbers(
+            RegretRow,
+            arm="moe",
+            seed=42,
+            step=4,
+            layer=layer,
+            domain=None,
+            regret=r,
+            p=p,
+            best_share=b,
+            chance_share=0.125,
+        )
+        for layer, r, p, b in ((2, -0.0003, 0.01, 0.17), (3, 0.0014, 0.001, 0.185))
+    ]
+    split = [
+        numbers(
+            TokenSplitRow, arm="moe", seed=42, step=step, layer=3, counted="first choice", x="token id",
+            domain_given_token_share=share, domain_given_token_p=0.005,
+        )
+        for step, share in ((0, 0.15), (4, 0.188))
+    ]  # fmt: skip
+    scores = [
+        numbers(
+            ScoreRow, arm="all", step=4, measure=name, effect="next: total", level="expert", rho=rho, low=-0.1,
+            high=0.4, p_adjusted=p,
+        )
+        for name, rho, p in (("load", 0.27, 0.004), ("drift", 0.05, 0.8))
+    ]  # fmt: skip
+    told = list(
+        evidence_sentences(
+            suite,
+            dataclasses.replace(
+                tables,
+                specificity=tuple(specific),
+                regret=tuple(regret),
+                token_split=tuple(split),
+                scores=tuple(scores),
+            ),
+        )
+    )
+    assert f"18.8{GAP}% of H(D), beyond what the id settles in 1 of 1{GAP}layer (p < 0.05 each)" in told[0]
+    assert told[0].endswith(f"untrained gates, at step 0, 15.0{GAP}%.")
+    assert f"in 1 (moe, layer 3: expert 5 for math) of 2{GAP}layers tested" in told[1]
+    assert f"loses −0.0003 to 0.0014 nats on average, more than 0 in 1 of 2{GAP}layers" in told[2]
+    assert f"best for 17.0 to 18.5{GAP}% of tokens, by chance for 12.5{GAP}%" in told[2]
+    assert f"Of 2{GAP}observational measures" in told[3]
+    assert "load (rho 0.270 [−0.100, 0.400]) orders experts" in told[3]
+    assert list(evidence_sentences(suite, tables)) == []
+
+
+def test_a_null_result_is_said(suite: Suite, tables: Tables) -> None:
+    row = of_layer_3(SpecificityRow, intervention="next", p_holm=0.3)
+    (told,) = evidence_sentences(suite, dataclasses.replace(tables, specificity=(row,)))
+    assert f"in none of 1{GAP}layer tested" in told
 
 
 def test_tables_without_rows_are_empty_and_have_names_of_their_own(suite: Suite, tables: Tables) -> None:

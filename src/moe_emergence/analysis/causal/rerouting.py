@@ -37,7 +37,7 @@ def rerouted(
     indices = preference(router, route).masked_fill(~allowed, -torch.inf).topk(slots, dim=-1).indices
     if router.kind in ASSIGNING_ROUTERS:
         return indices, torch.full_like(route.router_probs[:, :slots], 1 / slots)
-    return indices, router._weights(route.router_probs.gather(-1, indices), route.router_logits, indices)
+    return indices, router.slot_weights(route.router_probs.gather(-1, indices), route.router_logits, indices)
 
 
 @contextmanager

@@ -1,0 +1,95 @@
+"""Is it topic or syntax, and does it matter: the answer box's sentences on what is behind the verdicts."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.scoreboard import ALL_ARMS, ScoreRow
+from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE
+from moe_emergence.analysis.tables import Tables
+from moe_emergence.report.evidence_tables import REROUTED
+from moe_emergence.report.numbers import listed, percent_range, plural, signed, span
+from moe_emergence.report.shown import at_last_step
+
+
+def evidence_sentences(suite: Suite, tables: Tables) -> Iterator[str]:
+    """Token or domain, what experts are worth to domains, whether the choice pays, and which measure foretells it; each
+    left out where it was not measured, and said also where it is nothing."""
+    yield from _token_or_domain(suite, tables)
+    yield from _specific(suite, tables)
+    yield from _choice(suite, tables)
+    yield from _scoreboard(tables)
+
+
+def _token_or_domain(suite: Suite, tables: Tables) -> Iterator[str]:
+    rows = [row for row in tables.token_split if row.counted == FIRST_CHOICE and row.x == "token id"]
+    last = at_last_step(suite, rows)
+    if not last:
+        return
+    begun = [row for row in rows if row.step == 0]
+    beyond = sum(row.domain_given_token_p < ALPHA for row in last)
+    yield (
+        f"Of two tokens with one id the expert still tells their domain, {_given(last)} of H(D), beyond what the id "
+        f"settles in {beyond} of {plural(len(last), 'layer')} (p < {ALPHA} each); untrained gates, at step 0, "
+        f"{_given(begun)}."
+    )
+
+
+def _given(rows: Sequence[Any]) -> str:
+    shares = [row.domain_given_token_share for row in rows]
+    return percent_range(min(shares), max(shares))
+
+
+def _specific(suite: Suite, tables: Tables) -> Iterator[str]:
+    rows = [row for row in at_last_step(suite, tables.specificity) if row.intervention == REROUTED]
+    if not rows:
+        return
+    found = [row for row in rows if row.p_holm < ALPHA]
+    places = listed([f"{row.arm}, layer {row.layer}: expert {row.expert} for {row.domain}" for row in found])
+    said = f"in {len(found)} ({places})" if found else "in none"
+    yield (
+        f"When its tokens are rerouted, an expert is missed by one domain more than by the others, beyond chance, "
+        f"{said} of {plural(len(rows), 'layer')} tested (p < {ALPHA}, Holm over a run's layers)."
+    )
+
+
+def _choice(suite: Suite, tables: Tables) -> Iterator[str]:
+    rows = [row for row in at_last_step(suite, tables.regret) if row.domain is None]
+    if not rows:
+        return
+    beyond = sum(row.p < ALPHA and row.regret > 0 for row in rows)
+    best, chance = [row.best_share for row in rows], [row.chance_share for row in rows]
+    yield (
+        f"A token sent to another expert loses {span([row.regret for row in rows], _four)} nats on average, more than "
+        f"0 in {beyond} of {plural(len(rows), 'layer')} (p < {ALPHA} each); the chosen expert is the best for "
+        f"{percent_range(min(best), max(best))} of tokens, by chance for {percent_range(min(chance), max(chance))}."
+    )
+
+
+def _scoreboard(tables: Tables) -> Iterator[str]:
+    """Of the measures at the last step, which order experts as rerouting does."""
+    together = [row for row in tables.scores if row.arm == ALL_ARMS] or list(tables.scores)
+    last = max((row.step for row in together), default=0)
+    rows = [
+        row
+        for row in together
+        if row.step == last and row.effect.startswith(f"{REROUTED}: total") and row.rho is not None
+    ]
+    if not rows:
+        return
+    found = [row for row in rows if row.p_adjusted is not None and row.p_adjusted < ALPHA]
+    named = listed([f"{row.measure} ({_rho(row)})" for row in found])
+    yield (
+        f"Of {plural(len(rows), 'observational measure')} held against what rerouting an expert costs, "
+        f"{named or 'none'} {'order' if len(found) > 1 else 'orders'} experts alike beyond chance (p < {ALPHA}, "
+        "Benjamini–Hochberg)."
+    )
+
+
+def _rho(row: ScoreRow) -> str:
+    ends = "" if row.low is None else f" [{signed(row.low)}, {signed(row.high)}]"
+    return f"rho {signed(row.rho)}{ends}"
+
+
+def _four(value: float) -> str:
+    return f"{value:.4f}".replace("-", "−")
