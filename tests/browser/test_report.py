@@ -283,7 +283,7 @@ def test_the_key_picture_is_the_first_and_the_heatmaps_point_to_it(planted: Path
 def test_the_answer_stands_above_all_figures(planted: Path, open_page) -> None:
     page = open_page(planted)
     headings = page.locator(".answer dt").all_text_contents()
-    assert headings[:3] == ["Specialisation", "Balance", "LM loss"]
+    assert headings[:4] == ["Specialisation", "Evidence", "Balance", "LM loss"]
     assert page.locator(".answer dd p").first.inner_text().startswith("moe: ")
     below = page.locator("figure").first.evaluate("element => element.getBoundingClientRect().top")
     assert page.locator(".answer").evaluate("element => element.getBoundingClientRect().bottom") < below
