@@ -238,6 +238,7 @@ class Suite:
     Attributes:
         conclusive: False when the runs are too short for conclusions; `note` says why.
         runs: finished ones, by arm in the suite's order, then by seed.
+        going: those still going, as far as their records go: `last_step` is their last trace's. Measures leave them out.
     """
 
     folder: Path
@@ -250,6 +251,7 @@ class Suite:
     note: str
     runs: tuple[Run, ...]
     missing: tuple[MissingRun, ...]
+    going: tuple[Run, ...] = ()
 
     def runs_of(self, arm: str) -> tuple[Run, ...]:
         return tuple(run for run in self.runs if run.arm == arm)
