@@ -134,8 +134,8 @@ def test_class_information_covers_and_its_null_rejects(router) -> None:
 
 @settings("documents", (36,), (20,), quick=False)
 def test_equivalence_is_claimed_as_often_as_it_says_where_arms_differ_by_the_margin(documents, simulations) -> None:
-    """Differences of documents have heavy tails; their mean is the margin: 5 % are called equivalent. The margin is some
-    seven standard errors: with two or three, both one-sided tests seldom pass at once, and fewer are."""
+    """Differences of documents have heavy tails; their mean is the margin: 5 % are called equivalent. The margin is
+    some seven standard errors: with two or three, both one-sided tests seldom pass at once, and fewer are."""
     domain, rng, p_values, margin = np.repeat(np.arange(3), documents), generator(25), [], 0.04
     for number in range(simulations):
         tokens = rng.integers(50, 257, size=len(domain))
@@ -249,8 +249,8 @@ def test_null_of_the_scoreboard_rejects_as_often_as_it_says(runs, domains, simul
 
 @settings("runs rho", *product((1, 3, 5, 10), (0.0, 0.5, 0.8)))
 def test_interval_of_the_scoreboard_covers(runs, rho, simulations) -> None:
-    """Two layers of 8 experts. The truth is Spearman's mean in samples of 8 of a normal population [Moran 1948]. A rho of
-    ±1, once in a thousand of one run, has no interval, which counts as a miss."""
+    """Two layers of 8 experts. The truth is Spearman's mean in samples of 8 of a normal population [Moran 1948]. A rho
+    of ±1, once in a thousand of one run, has no interval, which counts as a miss."""
     n = 8
     truth = 6 / (math.pi * (n + 1)) * (math.asin(rho) + (n - 2) * math.asin(rho / 2))
     rng, held = generator(32), 0

@@ -74,7 +74,6 @@ def matched_tokens(
     resampled = bootstrap(
         lambda weights: _compared(similarity(resampled_shares(pairs, group, 2 * domains, weights)), matchings),
         group,
-        documents=int(documents_per_domain(domain).min()),
         replicates=replicates,
         seed=seed,
     )
