@@ -28,10 +28,11 @@ def run(arguments: Sequence[str]) -> None:
     try:
         from moe_emergence.explore.server import listening, serve
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        library = (error.name or "").partition(".")[0]
+        if library not in ("starlette", "uvicorn"):
             raise
         raise ConfigError(
-            f"explore needs {error.name}, which is not installed: pip install 'moe-emergence[explore]'"
+            f"explore needs {library}, which is not installed: pip install 'moe-emergence[explore]'"
         ) from None
     from moe_emergence.explore.explorer import Explorer
     from moe_emergence.explore.run import open_run

@@ -14,7 +14,7 @@ from moe_emergence.errors import AnalysisError
 from moe_emergence.explore.asked import Asked, Continue
 from moe_emergence.explore.generation import continuation
 from moe_emergence.explore.reading import LayerRoutes, Reading, pieces, read_tokens
-from moe_emergence.explore.run import ExploredRun, Loaded, Models
+from moe_emergence.explore.run import ExploredRun, Loaded, Models, choose_threads
 from moe_emergence.report.passages import visible
 
 PREFILL, DECODE = "prefill", "decode"
@@ -32,7 +32,9 @@ class Explorer:
         self.run = run
         self._models = Models(run)
         self._lock = Lock()
-        self.shape = self._models.at(run.steps[-1]).shape
+        newest = self._models.at(run.steps[-1])
+        choose_threads(newest)
+        self.shape = newest.shape
 
     def read(self, given: Asked) -> dict[str, Any]:
         """The text's tokens and routes, with all experts on, and with some off if they are to be."""
@@ -76,9 +78,8 @@ def _answer(loaded: Loaded, given: Asked, ids: list[int], *, prompt: int | None 
 
 
 def _cut_note(tokens: int, context: int) -> str:
-    if tokens <= context:
-        return ""
-    return f"The text has {tokens:,} tokens and the model reads {context:,} at most: what follows is of its first {context:,}."  # fmt: skip # noqa: E501
+    said = f"The text has {tokens:,} tokens and the model reads {context:,} at most: this is of its first {context:,}."
+    return said if tokens > context else ""
 
 
 def _end_note(new: int, asked: int) -> str:

@@ -1,4 +1,4 @@
-"""A run with experts, and its weights at the steps that it kept; a few models at a time are in memory."""
+"""A run with experts, and its weights at the steps that it kept; the last models used are in memory."""
 
 import json
 from collections import OrderedDict
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tokenizers import Tokenizer
 
 from moe_emergence.errors import MoEEmergenceError, RunDirectoryError
@@ -15,6 +16,8 @@ from moe_emergence.training.run_directory import CONFIG, RunDirectory
 from moe_emergence.training.trained import load_trained
 
 SUITE = "suite.json"
+SMALL = 30_000_000
+"""Parameters. Threads of a model below that wait for each other longer than they work, tenfold on a busy machine."""
 KEPT_BYTES = 2 << 30
 """Of weights in memory; the model in use is kept whatever its size."""
 
@@ -66,6 +69,12 @@ class Loaded:
         )
 
 
+def choose_threads(loaded: Loaded) -> None:
+    """Let this process compute with one thread where more would not help."""
+    if sum(parameter.numel() for parameter in loaded.model.parameters()) < SMALL:
+        torch.set_num_threads(1)
+
+
 class Models:
     """The run's models, loaded when they are asked for; the last ones used stay. For one thread at a time."""
 
@@ -105,7 +114,7 @@ def open_run(folder: Path) -> ExploredRun:
         raise RunDirectoryError(f"the run in {folder} has neither checkpoint nor snapshot: {going}")
     where = folder.resolve()
     return ExploredRun(
-        name="/".join(where.parts[-3:]),
+        name="/".join(part for part in where.parts[-3:] if part != where.anchor),
         weights={step: weights[step] for step in sorted(weights)},
         finished=run.finished,
     )

@@ -1,6 +1,7 @@
 """The server: on this machine's loopback alone, and nothing that it serves is found by a name from outside."""
 
 import socket
+import textwrap
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -136,7 +137,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 
 async def _mistaken(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": " ".join(str(error).split())}, 400)
+    return JSONResponse({"error": textwrap.shorten(str(error), 300, placeholder="…")}, 400)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

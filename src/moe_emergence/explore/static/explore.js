@@ -68,8 +68,10 @@
       const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body });
       const found = await response.json().catch(() => ({ error: `the server answered ${response.status} ${response.statusText}` }));
       if (!response.ok) return say(found.error || `the server answered ${response.status}`, true);
+      const isFirst = answer === null;
       answer = found;
       show();
+      if (isFirst) view.select(0); // so that it shows what there is to know of a token
     } catch (error) {
       if (!(error instanceof TypeError)) throw error;
       say("the server does not answer: is moe-emergence explore still running?", true);
@@ -89,7 +91,7 @@
     const written = answer.tokens.mark.filter((mark) => mark === "decode").length;
     const kinds = written > 0 ? ` (${count - written} read at once, ${written} written by the model, underlined)` : "";
     const loss = reading().mean_loss;
-    const mean = known(loss) ? `, mean loss ${fixed(loss, 3)} nats` : "";
+    const mean = known(loss) ? `, mean loss ${fixed(loss, 4)} nats` : "";
     say(`Step ${answer.step}: ${count} token${count === 1 ? "" : "s"}${kinds}${mean}. ${answer.note}`.trim());
   }
 
@@ -170,8 +172,8 @@
     const difference = known(before.mean_loss) && known(after.mean_loss) ? after.mean_loss - before.mean_loss : null;
     const moved = ofLayer(after).experts.filter((slots, place) => slots.join() !== ofLayer(before).experts[place].join());
     at("effect-said").textContent =
-      `Without ${which.join(" and ")}: mean loss ${fixed(before.mean_loss, 3)} → ${fixed(after.mean_loss, 3)} nats ` +
-      `(${signed(difference, 3)}, over ${predicted} token${predicted === 1 ? "" : "s"}). In layer ${layer()}, ` +
+      `Without ${which.join(" and ")}: mean loss ${fixed(before.mean_loss, 4)} → ${fixed(after.mean_loss, 4)} nats ` +
+      `(${signed(difference, 4)}, over ${predicted} token${predicted === 1 ? "" : "s"}). In layer ${layer()}, ` +
       `${moved.length} of ${answer.tokens.text.length} tokens go elsewhere than with all experts.`;
     const places = before.losses.map((_, place) => place).filter((place) => change(place));
     places.sort((one, other) => Math.abs(change(other)) - Math.abs(change(one)) || one - other);
