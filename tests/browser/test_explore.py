@@ -154,7 +154,7 @@ def test_hostile_text_is_shown_verbatim_and_runs_nothing(page: Page) -> None:
     for text in HOSTILE:
         type_and_read(page, text)
         shown = "".join(page.locator("#tokens [data-index]").all_text_contents())
-        assert shown.replace("␣", " ") == visible(text)
+        assert shown.replace("␣", " ").replace("◌", "") == visible(text)  # ◌ is a part of a character
     page.locator("#listed summary").click()
     assert page.locator("#result script, #result img").count() == 0
 

@@ -68,10 +68,10 @@
       const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body });
       const found = await response.json().catch(() => ({ error: `the server answered ${response.status} ${response.statusText}` }));
       if (!response.ok) return say(found.error || `the server answered ${response.status}`, true);
-      const isFirst = answer === null;
+      const before = answer === null ? 0 : answer.tokens.text.length;
       answer = found;
       show();
-      if (isFirst) view.select(0); // so that it shows what there is to know of a token
+      if (answer.tokens.text.length !== before) view.select(0); // so that it shows what there is to know of a token
     } catch (error) {
       if (!(error instanceof TypeError)) throw error;
       say("the server does not answer: is moe-emergence explore still running?", true);
