@@ -17,7 +17,7 @@ from tiny_run import LAYERS, STEPS, write_run
 from moe_emergence.explore.explorer import Explorer
 from moe_emergence.explore.reading import Off, Reading, read_tokens
 from moe_emergence.explore.run import Loaded, Models, open_run
-from moe_emergence.explore.server import application, listening
+from moe_emergence.explore.server import configuration, listening
 from moe_emergence.report.passages import visible
 
 BLANKS = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
@@ -31,8 +31,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def address(run: Path) -> Iterator[str]:
     opened = listening(0)
-    config = uvicorn.Config(application(Explorer(open_run(run))), log_level="warning", lifespan="off")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configuration(Explorer(open_run(run))))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
     thread.start()
     yield f"http://127.0.0.1:{opened.getsockname()[1]}/"

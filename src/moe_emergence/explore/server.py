@@ -81,7 +81,13 @@ def listening(port: int) -> socket.socket:
 
 def serve(explorer: Explorer, opened: socket.socket) -> None:
     """Answer until Ctrl-C."""
-    config = uvicorn.Config(
+    with opened, suppress(KeyboardInterrupt):
+        uvicorn.Server(configuration(explorer)).run(sockets=[opened])
+
+
+def configuration(explorer: Explorer) -> uvicorn.Config:
+    """How the server runs: it says nothing but errors, of itself to nobody, and gives requests 2 s to end."""
+    return uvicorn.Config(
         application(explorer),
         log_level="warning",
         access_log=False,
@@ -90,8 +96,6 @@ def serve(explorer: Explorer, opened: socket.socket) -> None:
         ws="none",
         timeout_graceful_shutdown=2,
     )
-    with opened, suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[opened])
 
 
 def _constant(media_type: str, content: str) -> Callable[[Request], Any]:

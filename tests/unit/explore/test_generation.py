@@ -7,6 +7,7 @@ from moe_emergence.errors import ConfigError
 from moe_emergence.explore.generation import continuation
 from moe_emergence.explore.reading import read_tokens
 from moe_emergence.explore.run import Loaded
+from moe_emergence.moe.layer import record_routing
 
 PROMPT = [9, 40, 100]
 
@@ -28,3 +29,12 @@ def test_it_is_written_without_the_experts_that_are_off(loaded: Loaded) -> None:
 def test_too_long_names_all_three_numbers(loaded: Loaded) -> None:
     with pytest.raises(ConfigError, match="the prompt's 3 tokens and 94 new ones are more than the model's context of"):
         continuation(loaded.model, PROMPT, new=94)
+
+
+def test_one_forward_gives_the_routes_that_decoding_used(loaded: Loaded) -> None:
+    with record_routing(loaded.model) as used:
+        ids = continuation(loaded.model, PROMPT, new=6)
+    for layer in read_tokens(loaded.model, ids).layers:
+        routes = [route.topk_indices for route in used if route.layer_idx == layer.layer]
+        assert [len(route) for route in routes] == [len(PROMPT), 1, 1, 1, 1, 1]  # the last token was never read
+        assert torch.cat(routes).tolist() == [list(slots) for slots in layer.experts[:-1]]

@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 from tiny_run import CONTEXT, EXPERTS, STEPS
 
@@ -20,7 +24,7 @@ from moe_emergence.explore.asked import LARGEST_BODY
 from moe_emergence.explore.explorer import Explorer
 from moe_emergence.explore.reading import read_tokens
 from moe_emergence.explore.run import Loaded, open_run
-from moe_emergence.explore.server import application, listening, serve
+from moe_emergence.explore.server import application, configuration, listening
 
 READ: dict[str, Any] = {"step": 5, "text": "the whale", "off": []}
 GO_ON: dict[str, Any] = READ | {"new": 4, "temperature": 0, "seed": 0}
@@ -213,38 +217,53 @@ TRAVERSALS = [
 ]
 
 
-def test_a_server_on_a_port_gives_no_file_reads_no_large_body_and_ends_on_ctrl_c(explorer: Explorer) -> None:
+@pytest.fixture(scope="module")
+def port(explorer: Explorer) -> Iterator[int]:
+    """A server's, on a thread of its own."""
     opened = listening(0)
-    address, port = opened.getsockname()
-    assert address == "127.0.0.1"
-    found: dict[str, str] = {}
+    server = uvicorn.Server(configuration(explorer))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+    thread.start()
+    yield opened.getsockname()[1]
+    server.should_exit = True
+    thread.join()
+    opened.close()
 
-    def visit() -> None:
-        try:
-            for path in ("/", "/static/explore.js", *TRAVERSALS):
-                found[path] = raw(port, f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")
-            head = f"POST /read HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-            head += "Connection: close\r\n"
-            found["announced"] = raw(port, f"{head}Content-Length: 5000000\r\n\r\n")
-            found["without end"] = raw(port, f"{head}Transfer-Encoding: chunked\r\n\r\n200000\r\n{'a' * 1_010_000}")
-            if sys.platform == "linux":  # elsewhere 127.0.0.2 may not be the loopback
-                with pytest.raises(ConnectionRefusedError):
-                    socket.create_connection(("127.0.0.2", port), timeout=2)
-        finally:
-            os.kill(os.getpid(), signal.SIGINT)
 
-    visitor = threading.Thread(target=visit)
-    visitor.start()
-    serve(explorer, opened)  # returns: Ctrl-C is how it ends
-    visitor.join()
-    assert found.pop("/").startswith("HTTP/1.1 200")
-    assert found.pop("/static/explore.js").startswith("HTTP/1.1 200")
-    for key in ("announced", "without end"):  # before all of it has come
-        assert found.pop(key).startswith("HTTP/1.1 413"), key
-    assert found.keys() == set(TRAVERSALS)
-    for path, answer in found.items():
-        assert answer.startswith(("HTTP/1.1 404", "HTTP/1.1 405")), path
-        assert "root:" not in answer
+@pytest.mark.parametrize("path", TRAVERSALS)
+def test_no_path_leads_to_a_file(port: int, path: str) -> None:
+    answer = raw(port, f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n")
+    assert answer.startswith(("HTTP/1.1 404", "HTTP/1.1 405"))
+    assert "root:" not in answer
+
+
+def test_a_large_body_is_refused_before_all_of_it_has_come(port: int) -> None:
+    head = f"POST /read HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    for rest in ("Content-Length: 5000000\r\n\r\n", f"Transfer-Encoding: chunked\r\n\r\n200000\r\n{'a' * 1_010_000}"):
+        assert raw(port, head + rest).startswith("HTTP/1.1 413")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 may not be the loopback")
+def test_it_listens_at_one_address_alone(port: int) -> None:
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port), timeout=2)
+
+
+def test_it_says_where_it_is_and_ends_quietly_on_ctrl_c(tiny_run: Path) -> None:
+    command = [sys.executable, "-m", "moe_emergence", "explore", str(tiny_run), "--port", "0"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        said = re.fullmatch(r"http://127\.0\.0\.1:(\d+)  \(Ctrl-C ends it\)\n", process.stdout.readline())
+        assert said is not None
+        assert (
+            raw(int(said[1]), "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")[:12] == "HTTP/1.1 200"
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 0
 
 
 def raw(port: int, request: str) -> str:
@@ -287,20 +306,6 @@ def test_without_the_libraries_it_says_how_to_install_them(
     assert cli.main(["explore", str(tiny_run)]) == 2
     said = capsys.readouterr().err
     assert said == f"error: explore needs {library}, which is not installed: pip install 'moe-emergence[explore]'\n"
-
-
-def test_the_address_is_printed(
-    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    served: list[socket.socket] = []
-
-    def keep(explorer: Explorer, opened: socket.socket) -> None:
-        served.append(opened)
-
-    monkeypatch.setattr("moe_emergence.explore.server.serve", keep)
-    assert cli.main(["explore", str(tiny_run), "--port", "0"]) == 0
-    with served[0] as opened:
-        assert capsys.readouterr().out == f"http://127.0.0.1:{opened.getsockname()[1]}  (Ctrl-C ends it)\n"
 
 
 def test_requests_at_once_are_answered_one_after_another(client: TestClient, explorer: Explorer) -> None:
