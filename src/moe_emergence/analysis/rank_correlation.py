@@ -72,8 +72,8 @@ def ranked_cells(cells: Sequence[Cell], measure: Values, effect: Values) -> Rank
 
 
 def interval_of(ranked: Ranked, replicates: int, seed: int = 0) -> tuple[Interval, Resampled] | None:
-    """The interval of the pooled correlation, atanh(rho) ± t·s turned back; None where there is one unit alone, or rho is
-    ±1.
+    """The interval of the pooled correlation, atanh(rho) ± t·s turned back; None where there is one unit alone, or
+    rho is ±1.
 
     Over n runs, s is the standard deviation over resamples × √(n/(n − 1)), and t has n − 1 degrees of freedom. Where
     runs are few, experts are resampled within layers, t is the normal's, and s takes √(1 + rho²/2), as Spearman's
