@@ -1,10 +1,12 @@
 """Training step of a dense GPT-2 against its upcycled Mixture of Experts, interleaved in one process.
 
     python benchmarks/moe_step.py [--rounds 30] [--threads 1] [--clock wall|cpu] [--implementation eager grouped_mm]
+    python benchmarks/moe_step.py --scale gpt2 --device cuda --precision bf16
 
 Question: what does the Mixture of Experts cost at the quickstart's scale? 4 layers × 128, vocabulary 4,096, 16 × 256
 tokens a step, 8 experts in the last two layers, top-1: the same matrix products as the dense model, so what is lost is
-routing, sorting and an optimiser with more parameters. Expected: at least 0.9 of the dense throughput.
+routing, sorting and an optimiser with more parameters. Expected: at least 0.9 of the dense throughput. At GPT-2 small's
+scale (12 × 768, 50,257 ids, 8 × 512 tokens, experts in the last four blocks) launches and the optimiser cost more.
 On a machine that others use too, `--clock cpu` counts the process's own time.
 """
 
@@ -12,6 +14,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -20,18 +23,32 @@ from moe_emergence.config import MoEConfig
 from moe_emergence.models.upcycle import upcycle
 from moe_emergence.routing import RoutingContext
 
-SEQUENCES, CONTEXT, VOCABULARY = 16, 256, 4096
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
-def dense_model() -> GPT2LMHeadModel:
+@dataclass(frozen=True)
+class Scale:
+    """The sizes of a model and of its step."""
+
+    layers: int
+    width: int
+    heads: int
+    vocabulary: int
+    sequences: int
+    context: int
+
+
+SCALES = {"quickstart": Scale(4, 128, 4, 4096, 16, 256), "gpt2": Scale(12, 768, 12, 50257, 8, 512)}
+
+
+def dense_model(scale: Scale) -> GPT2LMHeadModel:
     """The dense base, freshly initialised."""
     config = GPT2Config(
-        n_layer=4,
-        n_embd=128,
-        n_head=4,
-        vocab_size=VOCABULARY,
-        n_positions=CONTEXT,
+        n_layer=scale.layers,
+        n_embd=scale.width,
+        n_head=scale.heads,
+        vocab_size=scale.vocabulary,
+        n_positions=scale.context,
         activation_function="gelu_pytorch_tanh",
         resid_pdrop=0.0,
         embd_pdrop=0.0,
@@ -43,42 +60,51 @@ def dense_model() -> GPT2LMHeadModel:
 
 
 def training_step(
-    model: torch.nn.Module, batches: list[torch.Tensor], clock: Callable[[], float], keyed: bool = False
+    model: torch.nn.Module, batches: list[torch.Tensor], options: argparse.Namespace, keyed: bool = False
 ) -> Callable[[int], float]:
     """A function of the step number that takes the step, noise keyed by it or not, and returns its seconds."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.01, fused=True)
+    clock, bf16 = CLOCKS[options.clock], options.precision == "bf16"
+
+    def now() -> float:
+        if options.device == "cuda":
+            torch.cuda.synchronize()
+        return clock()
 
     def run(step: int) -> float:
         batch = batches[step % len(batches)]
         routing = {}
         if keyed:
             routing["routing_context"] = RoutingContext(
-                seed=1, step=step, sequence_index=torch.arange(SEQUENCES) + step * SEQUENCES
+                seed=1, step=step, sequence_index=torch.arange(len(batch)) + step * len(batch)
             )
-        start = clock()
+        start = now()
         optimizer.zero_grad(set_to_none=True)
-        model(input_ids=batch, labels=batch, use_cache=False, **routing).loss.backward()
+        with torch.autocast(options.device, torch.bfloat16, enabled=bf16):
+            loss = model(input_ids=batch, labels=batch, use_cache=False, **routing).loss
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        return clock() - start
+        return now() - start
 
     return run
 
 
-def compare(
-    rounds: int, implementations: list[str], clock: Callable[[], float], seed: int = 0
-) -> dict[str, list[float]]:
+def compare(options: argparse.Namespace, seed: int = 0) -> dict[str, list[float]]:
     """Seconds a step for each model, one step of each in turn, after three rounds of warm-up."""
     torch.manual_seed(seed)
-    dense = dense_model()
-    batches = [torch.randint(0, VOCABULARY, (SEQUENCES, CONTEXT)) for _ in range(4)]
-    steps = {
-        f"moe {name}": upcycle(dense, MoEConfig(), seed=seed, experts_implementation=name) for name in implementations
+    scale = SCALES[options.scale]
+    dense = dense_model(scale)
+    shape = (scale.sequences, scale.context)
+    batches = [torch.randint(0, scale.vocabulary, shape).to(options.device) for _ in range(4)]
+    models = {
+        f"moe {name}": upcycle(dense, MoEConfig(), seed=seed, experts_implementation=name)
+        for name in options.implementation
     }
-    runs = {"dense": training_step(dense, batches, clock)}
-    runs |= {name: training_step(model, batches, clock, keyed=True) for name, model in steps.items()}
+    runs = {"dense": training_step(dense.to(options.device), batches, options)}
+    runs |= {n: training_step(model.to(options.device), batches, options, keyed=True) for n, model in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for step in range(rounds + 3):
+    for step in range(options.rounds + 3):
         for name, run in runs.items():
             taken = run(step)
             if step >= 3:
@@ -93,11 +119,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--implementation", nargs="+", default=["eager", "grouped_mm"])
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--scale", choices=SCALES, default="quickstart")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    seconds = compare(options.rounds, options.implementation, CLOCKS[options.clock])
-    tokens = SEQUENCES * CONTEXT
-    print(f"torch {torch.__version__}, {options.threads} thread(s), {options.rounds} rounds, {options.clock} time")
+    seconds = compare(options)
+    tokens = SCALES[options.scale].sequences * SCALES[options.scale].context
+    where = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} thread(s)"
+    print(f"torch {torch.__version__}, {where}, {options.precision}, {options.rounds} rounds, {options.clock} time")
     print(f"{'model':<16}{'median ms':>10}{'quartiles':>16}{'tokens/s':>10}{'of dense':>10}{'round by round':>24}")
     for name, times in seconds.items():
         low, median, high = statistics.quantiles(times, n=4)

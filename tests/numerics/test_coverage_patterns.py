@@ -11,7 +11,7 @@ from moe_emergence.analysis.coactivation import coactivation
 from moe_emergence.analysis.locality import adjacent_pairs, locality
 from moe_emergence.analysis.paths import path_information, paths
 from moe_emergence.analysis.saturation import overlap
-from moe_emergence.analysis.statistics import bootstrap, generator, null_p_value
+from moe_emergence.analysis.statistics import generator, jackknife, null_p_value
 from moe_emergence.analysis.token_information import (
     cell_counts,
     domain_joint,
@@ -83,15 +83,13 @@ def split_truth(logits, labels, shared) -> np.ndarray:
 def test_intervals_of_the_split_cover(topic, syntax, shared, documents) -> None:
     logits, labels = routes(topic, syntax)
     truth, domain, rng, held = split_truth(logits, labels, shared), domains_of(documents), generator(1), np.zeros(2)
-    for number in range(SIMULATIONS // BATCH):
+    for _ in range(SIMULATIONS // BATCH):
         batch = [split_counts(logits, labels, documents, shared, rng) for _ in range(BATCH)]
         statistics = [in_batches(split_terms, counts, domain) for counts in batch]
 
-        def together(weights: np.ndarray, statistics=statistics) -> np.ndarray:
-            return np.stack([statistic(weights) for statistic in statistics], axis=1)
-
-        low, high = bootstrap(together, domain, replicates=500, seed=number).reflected()
-        held += ((low <= truth) & (truth <= high)).sum(0)
+        for statistic in statistics:
+            found = [estimate.interval for estimate in jackknife(statistic, domain)[1]]
+            held += [interval.low <= value <= interval.high for interval, value in zip(found, truth, strict=True)]
     coverage = held / SIMULATIONS
     print(f"split {truth.round(3)}, shared {shared}, {documents}: I(E;X) {coverage[0]:.3f}, I(E;D|X) {coverage[1]:.3f}")
     assert np.all(np.abs(coverage - 0.95) <= 0.02)

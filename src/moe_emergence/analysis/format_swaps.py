@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.stats import kurtosis
 from torch.nn.utils.rnn import pad_sequence
 
 from moe_emergence.analysis.format_changes import changes_of
 from moe_emergence.analysis.information import mutual_information
 from moe_emergence.analysis.records import Floats, Run
 from moe_emergence.analysis.specialisation import FIRST_CHOICE, SLOTS, Counted
-from moe_emergence.analysis.statistics import bootstrap, generator
+from moe_emergence.analysis.statistics import ROUNDING, bootstrap, generator
 from moe_emergence.analysis.text_classes import domain_schemes
 from moe_emergence.analysis.token_types import character_offsets
 from moe_emergence.data.blocks import PreparedData
@@ -169,7 +170,7 @@ def paired_divergences(before: Floats, new_format: Floats, new_content: Floats) 
     between = by_format - by_content
     resampled = bootstrap(
         lambda weights: weights @ between / weights.sum(1), np.zeros(len(between), dtype=np.int64)
-    ).difference(long_tails=True)
+    ).difference(excess_kurtosis=0.0 if np.ptp(between) < ROUNDING else float(kurtosis(between)))
     return {
         "format_divergence": float(by_format.mean()),
         "content_divergence": float(by_content.mean()),

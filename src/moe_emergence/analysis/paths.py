@@ -191,7 +191,8 @@ def path_information(
     joint = domain_joint(counts, domain, np.ones((1, len(domain)), dtype=np.int64)).sum((0, 1))
     maximum = min(_entropy(joint.sum(axis)) for axis in (0, 1))
     null = _turned(earlier, later, document, domain, shape, draws, seed)
-    return PathInformation(term=term_of(resampled, null, maximum), maximum=maximum)
+    plug_in, found = float(resampled.observed), resampled.biased_estimate()
+    return PathInformation(term=term_of(found, plug_in, null, maximum), maximum=maximum)
 
 
 def _pairs(trace: Trace) -> Iterator[tuple[LayerTrace, LayerTrace]]:

@@ -17,13 +17,13 @@ from moe_emergence.analysis.records import Run
 from moe_emergence.analysis.sequences import turned
 from moe_emergence.analysis.specialisation import FIRST_CHOICE, SLOTS, Counted, measurable
 from moe_emergence.analysis.statistics import (
-    Bootstrap,
     Domains,
+    Estimate,
     Interval,
-    bootstrap,
     central_range,
     documents_per_domain,
     generator,
+    jackknife,
     null_p_value,
 )
 from moe_emergence.analysis.traces import LayerTrace, Trace
@@ -47,7 +47,7 @@ class Term:
     """An information in bits.
 
     Attributes:
-        value: less its bias by the bootstrap; interval: 95 % over documents, around it.
+        value: less its bias; interval: 95 % over documents, around it.
         plug_in: of the counts as they are, biased upwards; null_mean, null_range, p: the same under its null, mean and
             central 95 %; how often the null shows as much, one-sided.
     """
@@ -94,7 +94,7 @@ class TokenSplitRow:
             share_of_tokens: the same ÷ all tokens of the trace, 0..1.
         documents: with such tokens, of the smallest domain.
         maximum: H(D), the largest that the last two can be; the first can be log2 E.
-        token_information, domain_given_token, domain_information: less their bias by the bootstrap; …_low, …_high:
+        token_information, domain_given_token, domain_information: less their bias; …_low, …_high:
             95 % over documents; …_plug_in: as counted; …_null_mean, …_null_low, …_null_high: plug-in under the null of
             that term, mean and central 95 %; …_p: how often the null shows as much.
         domain_given_token_share, …_low_share, …_high_share: I(E;D|X) and its interval ÷ H(D), 0..1.
@@ -208,7 +208,7 @@ def token_split(
         return None
     shape = (len(domain), n_labels, n_experts)
     counts = cell_counts(document[kept], number[kept], experts[kept], shape)
-    resampled = bootstrap(in_batches(split_terms, counts, domain), domain, int(bearing.min()), replicates, seed)
+    plug_in, (token, given) = jackknife(in_batches(split_terms, counts, domain), domain)
     by_turn = turned_information(number, experts, document, domain, n_experts, draws, seed)
     second_order, by_sign = flipped_information(counts, domain, draws, seed)
     of_domain = measured_domain_information(counts.sum(1), domain, replicates=replicates, seed=seed)
@@ -216,8 +216,8 @@ def token_split(
         labels=n_labels,
         tokens=int(kept.sum()),
         documents=int(bearing.min()),
-        token=term_of(resampled.single(0), by_turn, np.log2(n_experts)),
-        domain_given_token=term_of(resampled.single(1), by_sign, of_domain.maximum, second_order),
+        token=term_of(token, plug_in[0], by_turn, np.log2(n_experts)),
+        domain_given_token=term_of(given, plug_in[1], by_sign, of_domain.maximum, second_order),
         domain=Term(
             value=of_domain.corrected,
             interval=of_domain.interval,
@@ -334,15 +334,16 @@ def flipped_information(
     return float(found[0]), found[1:]
 
 
-def term_of(resampled: Bootstrap, null: NDArray[np.float64], maximum: float, compared: float | None = None) -> Term:
-    """A single information of 0..maximum from its resamples and its null; `compared` is what the null's draws are to
-    be compared with, where that is not the plug-in."""
-    low, high = np.clip(resampled.reflected(), 0, maximum)
-    plug_in = float(resampled.observed)
+def term_of(
+    found: Estimate, plug_in: float, null: NDArray[np.float64], maximum: float, compared: float | None = None
+) -> Term:
+    """A single information of 0..maximum from its estimate and its null; `compared` is what the null's draws are to be
+    compared with, where that is not the plug-in."""
+    value, low, high = np.clip([found.value, found.interval.low, found.interval.high], 0, maximum).tolist()
     return Term(
-        value=float(np.clip(resampled.corrected, 0, maximum)),
-        interval=Interval(float(low), float(high)),
-        plug_in=plug_in,
+        value=value,
+        interval=Interval(low, high),
+        plug_in=float(plug_in),
         null_mean=float(null.mean()),
         null_range=central_range(null),
         p=null_p_value(plug_in if compared is None else compared, null),

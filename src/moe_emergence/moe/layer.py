@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers.activations import ACT2FN
 
 from moe_emergence.errors import ModelError
@@ -63,8 +65,19 @@ class MoE(nn.Module):
         """Each token's weighted sum of its experts' outputs."""
         route: RouterOutput = self.router(hidden_states)
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
-        mixed: Tensor = self.experts(tokens, route.topk_indices, route.topk_weights)
+        mixed = self._mixed(tokens, route)
         return self.dropout(mixed.reshape(hidden_states.shape)), route
+
+    def _mixed(self, tokens: Float[Tensor, "tokens hidden"], route: RouterOutput) -> Float[Tensor, "tokens hidden"]:
+        """Under autocast in its type, as a dense MLP's output is: grouped products know nothing of autocast, and would
+        run in the weights' own."""
+        where = tokens.device.type
+        weights = dict(self.experts.named_parameters())
+        if torch.is_autocast_enabled(where):
+            dtype = torch.get_autocast_dtype(where)
+            tokens, weights = tokens.to(dtype), {name: weight.to(dtype) for name, weight in weights.items()}
+        mixed: Tensor = functional_call(self.experts, weights, (tokens, route.topk_indices, route.topk_weights))
+        return mixed
 
 
 class MoEWrapper(nn.Module):

@@ -15,6 +15,7 @@ from moe_emergence.analysis.statistics import (
     documents_per_domain,
     generator,
     holm,
+    jackknife,
     null_p_value,
     permuted_labels,
     resampled_weights,
@@ -231,3 +232,32 @@ def test_seeds_at_their_extremes() -> None:
 def test_domains_that_cannot_be_resampled_are_named(domain, message) -> None:
     with pytest.raises(AnalysisError, match=message):
         bootstrap(lambda weights: weights.sum(1), domain)
+
+
+def test_jackknife_of_a_mean_is_its_own_and_of_a_square_has_no_bias() -> None:
+    """By hand: leaving one of n numbers out moves a mean by its distance ÷ (n − 1), so the spread is s/√n; and (Σx/n)²
+    is too large by s²/n."""
+    values, domain = np.array([1.0, 2.0, 6.0]), np.zeros(3, dtype=np.int64)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        mean = weights @ values / weights.sum(1)
+        return np.stack([mean, mean**2], axis=1)
+
+    observed, (mean, square) = jackknife(statistic, domain)
+    assert observed == pytest.approx([3, 9])
+    assert mean.value == pytest.approx(3)
+    assert mean.interval.high - 3 == pytest.approx(1.959964 * np.sqrt(7 / 3))
+    assert square.value == pytest.approx(9 - 7 / 3)
+
+
+def test_jackknife_leaves_one_document_of_each_domain_out_at_a_time() -> None:
+    """Domains of 2 and 3 documents; the sum of their means has the sum of their variances, s²/n each."""
+    values, domain = np.array([0.0, 2.0, 1.0, 1.0, 4.0]), np.array([0, 0, 1, 1, 1])
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        parts = [(weights[:, own] @ values[own]) / weights[:, own].sum(1) for own in (slice(2), slice(2, 5))]
+        return sum(parts)[:, None]
+
+    _, (found,) = jackknife(statistic, domain)
+    assert found.value == pytest.approx(3)
+    assert found.interval.high - 3 == pytest.approx(1.959964 * np.sqrt(2 / 2 + 3 / 3))

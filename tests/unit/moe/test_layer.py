@@ -7,6 +7,7 @@ from transformers import GPT2Config
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from moe_emergence.errors import ModelError
+from moe_emergence.moe.experts import EagerDispatch
 from moe_emergence.moe.layer import MoE, MoESpec, MoEWrapper, record_routing
 from moe_emergence.routing import RouterOutput
 
@@ -82,3 +83,25 @@ def test_recording_ends_on_error() -> None:
 def test_recording_a_model_without_router_is_an_error() -> None:
     with pytest.raises(ModelError, match="Linear has no router"), record_routing(nn.Linear(2, 2)):
         pass
+
+
+def test_under_autocast_experts_compute_in_its_type_and_gradients_stay_in_the_weights_own() -> None:
+    """Grouped products know nothing of autocast: with weights in fp32 they would run in fp32."""
+    seen = []
+
+    class Grouped:
+        _experts_implementation = "grouped_mm"
+
+    for dispatch in (EagerDispatch(), Grouped()):
+        moe = filled(MoE(MoESpec(hidden_size=16, intermediate_size=32, num_experts=4, top_k=2), dispatch=dispatch))
+        moe.experts.act_fn.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+        tokens = torch.randn(12, 16)
+        exact, _ = moe(tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed, _ = moe(tokens)
+        mixed.float().sum().backward()
+        assert mixed.dtype == torch.bfloat16
+        assert (mixed.float() - exact).norm() < 0.02 * exact.norm()
+        assert {parameter.grad.dtype for parameter in moe.experts.parameters()} == {torch.float32}
+    assert torch.bfloat16 in seen and torch.float32 in seen
+    assert seen[-1] == torch.bfloat16
