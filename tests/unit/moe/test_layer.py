@@ -103,5 +103,5 @@ def test_under_autocast_experts_compute_in_its_type_and_gradients_stay_in_the_we
         assert mixed.dtype == torch.bfloat16
         assert (mixed.float() - exact).norm() < 0.02 * exact.norm()
         assert {parameter.grad.dtype for parameter in moe.experts.parameters()} == {torch.float32}
-    assert torch.bfloat16 in seen and torch.float32 in seen
+    assert torch.float32 in seen
     assert seen[-1] == torch.bfloat16
