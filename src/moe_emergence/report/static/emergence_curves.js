@@ -1,0 +1,138 @@
+// Domain information and drift over the traced steps, drawn by Plotly with a line where the scrubber stands.
+// Plotly's bundle takes longer to start than all the rest, so it waits in the page as text until the curves come near.
+const MoECurves = (() => {
+  const escaped = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;"); // Plotly reads names as a kind of HTML
+  const CONFIG = { displaylogo: false, displayModeBar: false, responsive: true, showTips: false };
+
+  function start() {
+    if (window.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly-bundle").textContent;
+    document.head.append(script);
+  }
+
+  function colour(name) {
+    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  }
+
+  function of(arm, layer, steps) {
+    const place = arm.layers.indexOf(layer);
+    const traces = place < 0 ? [] : arm.steps;
+    return traces.map((trace) => ({ ...trace.layers[place], at: steps.indexOf(trace.step) }));
+  }
+
+  function line(arm, points, values, axis) {
+    return {
+      x: points.map((point) => point.at),
+      y: values.map((value) => value.value),
+      customdata: values.map((value) => value.text),
+      name: escaped(arm.name),
+      legendgroup: arm.name,
+      showlegend: axis === "y",
+      yaxis: axis,
+      mode: "lines+markers",
+      line: { color: arm.colour, dash: arm.dash, width: 2 },
+      marker: { size: 6 },
+      hovertemplate: "%{customdata}",
+    };
+  }
+
+  // From the lowest to the highest end of any arm's null at each step.
+  function band(found) {
+    const at = MoEData.distinct(found.map((point) => point.at));
+    const ends = (side, pick) =>
+      at.map((step) => pick(...found.filter((p) => p.at === step).map((p) => p.information.null.ends[side])));
+    const edge = { x: at, mode: "lines", line: { width: 0 }, hoverinfo: "skip", legendgroup: "null" };
+    return [
+      { ...edge, y: ends(0, Math.min), showlegend: false },
+      { ...edge, y: ends(1, Math.max), fill: "tonexty", fillcolor: "rgba(128, 128, 128, 0.35)", name: "permuted documents" },
+    ];
+  }
+
+  function fresh(arm, points, first) {
+    const found = points.filter((point) => point.information.fresh !== null);
+    return found.map((point, place) => ({
+      x: [point.at, point.at],
+      y: point.information.fresh.ends,
+      mode: "lines",
+      line: { color: arm.colour, width: 9 },
+      opacity: 0.35,
+      hoverinfo: "skip",
+      name: "untrained gates",
+      legendgroup: "fresh",
+      showlegend: first && place === 0,
+    }));
+  }
+
+  function traces(data, layer, steps) {
+    const arms = data.arms.map((arm) => ({ arm, points: of(arm, layer, steps) }));
+    const measured = arms.map(({ arm, points }) => ({ arm, points: points.filter((p) => p.information !== null) }));
+    const moved = arms.map(({ arm, points }) => ({ arm, points: points.filter((p) => p.drift !== null) }));
+    return [
+      ...band(measured.flatMap(({ points }) => points)),
+      ...measured.flatMap(({ arm, points }, place) => fresh(arm, points, place === 0)),
+      ...measured.map(({ arm, points }) => line(arm, points, points.map((point) => point.information), "y")),
+      ...moved.map(({ arm, points }) => line(arm, points, points.map((point) => point.drift), "y2")),
+    ];
+  }
+
+  const standing = (at) => [{ type: "line", xref: "x", yref: "paper", x0: at, x1: at, y0: 0, y1: 1, line: { color: colour("--accent"), width: 2 } }];
+
+  function layout(steps, at) {
+    const grid = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true };
+    return {
+      height: 520,
+      margin: { l: 12, r: 12, t: 12, b: 12 },
+      paper_bgcolor: "rgba(0, 0, 0, 0)",
+      plot_bgcolor: "rgba(0, 0, 0, 0)",
+      font: { color: colour("--ink"), size: 13 },
+      dragmode: false,
+      hovermode: "x unified",
+      hoverlabel: { bgcolor: colour("--raised"), font: { color: colour("--ink") } },
+      legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0 },
+      xaxis: { ...grid, tickvals: steps.map((_, place) => place), ticktext: steps.map(String), title: { text: "step" }, anchor: "y2", fixedrange: true, range: [-0.3, steps.length - 0.7] },
+      yaxis: { ...grid, domain: [0.55, 1], tickformat: ".0%", title: { text: "information, % of H(D)" }, fixedrange: true },
+      yaxis2: { ...grid, domain: [0, 0.45], title: { text: "drift, ‖W − W₀‖ ÷ ‖W₀‖" }, rangemode: "tozero", fixedrange: true },
+      shapes: standing(at),
+    };
+  }
+
+  // `show(layer)` draws, `mark(place)` moves the line; `picked` is called with the place of a step that was clicked.
+  function curves(element, data, steps, picked) {
+    let layer = null;
+    let at = 0;
+    let near = false;
+    let drawn = false;
+
+    function draw() {
+      if (!near || layer === null) return;
+      Plotly.react(element, traces(data, layer, steps), layout(steps, at), CONFIG);
+      if (!drawn) element.on("plotly_click", (event) => picked(event.points[0].x));
+      drawn = true;
+    }
+
+    const watch = new IntersectionObserver((entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      watch.disconnect();
+      start();
+      near = true;
+      draw();
+    }, { rootMargin: "300px" });
+    watch.observe(element);
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+
+    return {
+      show(next) {
+        if (next === layer) return;
+        layer = next;
+        draw();
+      },
+      mark(place) {
+        at = place;
+        if (drawn) Plotly.relayout(element, { "shapes[0].x0": at, "shapes[0].x1": at });
+      },
+    };
+  }
+
+  return { curves };
+})();
