@@ -87,9 +87,7 @@ def _information(suite: Suite, tables: Tables, runs: Sequence[Run]) -> _Informat
     }
 
 
-def _arm(
-    run: Run, going: bool, documents: Sequence[ShownDocument], information: _Information
-) -> dict[str, Any]:
+def _arm(run: Run, going: bool, documents: Sequence[ShownDocument], information: _Information) -> dict[str, Any]:
     tokens = np.concatenate([document.tokens for document in documents])
     experts = 1 if run.config.moe is None else run.config.moe.num_experts
     return {

@@ -101,7 +101,9 @@ def _drift(layer: LayerTrace) -> dict[str, Any] | None:
     if layer.record is None:
         return None
     drift = layer.record.drift
-    text = f"{numbers.tiny(float(drift.mean()))} ({numbers.span([float(drift.min()), float(drift.max())], numbers.tiny)})"
+    text = (
+        f"{numbers.tiny(float(drift.mean()))} ({numbers.span([float(drift.min()), float(drift.max())], numbers.tiny)})"
+    )
     return vars(Shown(value=float(drift.mean()), text=text))
 
 

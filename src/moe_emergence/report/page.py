@@ -87,7 +87,9 @@ def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
         "answers": answers(suite, tables),
         "fresh_gates": FRESH_GATES,
         "emergence": emerging,
-        "emergence_finding": information_finding(tables) if final_information(tables) else "Domain information and drift",
+        "emergence_finding": information_finding(tables)
+        if final_information(tables)
+        else "Domain information and drift",
         "scripts": scripts,
         "expert_rules": style_rules(max((arm["experts"] for arm in emerging["arms"]), default=0)) if emerging else "",
         "changes": {arm.name: readable_changes(arm) for arm in suite.arms},

@@ -44,7 +44,6 @@ def plotly_script() -> Script:
     return _inline(get_plotlyjs())
 
 
-
 def _inline(text: str) -> Script:
     """HTML would end or reread a script at these, and its hash would be of other bytes."""
     for odd in ("</script", "<script", "<!--", "\r", "\0"):

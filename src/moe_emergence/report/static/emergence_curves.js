@@ -49,18 +49,20 @@ const MoECurves = (() => {
     ];
   }
 
-  function fresh(arm, points, first) {
+  // Beside the first step to its left, beside the last to its right, an arm farther out than the one before it.
+  function fresh(arm, points, order) {
     const found = points.filter((point) => point.information.fresh !== null);
+    const beside = (point) => point.at + (point.at === points[0].at ? -1 : 1) * 0.05 * (order + 1);
     return found.map((point, place) => ({
-      x: [point.at, point.at],
+      x: [beside(point), beside(point)],
       y: point.information.fresh.ends,
       mode: "lines",
-      line: { color: arm.colour, width: 9 },
-      opacity: 0.35,
+      line: { color: arm.colour, width: 5 },
+      opacity: 0.5,
       hoverinfo: "skip",
       name: "untrained gates",
       legendgroup: "fresh",
-      showlegend: first && place === 0,
+      showlegend: order === 0 && place === 0,
     }));
   }
 
@@ -70,15 +72,15 @@ const MoECurves = (() => {
     const moved = arms.map(({ arm, points }) => ({ arm, points: points.filter((p) => p.drift !== null) }));
     return [
       ...band(measured.flatMap(({ points }) => points)),
-      ...measured.flatMap(({ arm, points }, place) => fresh(arm, points, place === 0)),
+      ...measured.flatMap(({ arm, points }, place) => fresh(arm, points, place)),
       ...measured.map(({ arm, points }) => line(arm, points, points.map((point) => point.information), "y")),
       ...moved.map(({ arm, points }) => line(arm, points, points.map((point) => point.drift), "y2")),
     ];
   }
 
-  const standing = (at) => [{ type: "line", xref: "x", yref: "paper", x0: at, x1: at, y0: 0, y1: 1, line: { color: colour("--accent"), width: 2 } }];
+  const heading = (text, y) => ({ text, x: 0, y, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false });
 
-  function layout(steps, at) {
+  function layout(steps) {
     const grid = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true };
     return {
       height: 520,
@@ -90,10 +92,24 @@ const MoECurves = (() => {
       hovermode: "x unified",
       hoverlabel: { bgcolor: colour("--raised"), font: { color: colour("--ink") } },
       legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0 },
-      xaxis: { ...grid, tickvals: steps.map((_, place) => place), ticktext: steps.map(String), title: { text: "step" }, anchor: "y2", fixedrange: true, range: [-0.3, steps.length - 0.7] },
-      yaxis: { ...grid, domain: [0.55, 1], tickformat: ".0%", title: { text: "information, % of H(D)" }, fixedrange: true },
-      yaxis2: { ...grid, domain: [0, 0.45], title: { text: "drift, ‖W − W₀‖ ÷ ‖W₀‖" }, rangemode: "tozero", fixedrange: true },
-      shapes: standing(at),
+      xaxis: { ...grid, tickvals: steps.map((_, place) => place), ticktext: steps.map(String), title: { text: "step" }, anchor: "y2", fixedrange: true, range: [-0.4, steps.length - 0.6] },
+      yaxis: { ...grid, domain: [0.54, 0.94], tickformat: ".0%", fixedrange: true },
+      yaxis2: { ...grid, domain: [0, 0.4], rangemode: "tozero", fixedrange: true },
+      annotations: [heading("domain information, % of H(D)", 0.95), heading("drift from the ancestor, ‖W − W₀‖ ÷ ‖W₀‖", 0.41)],
+    };
+  }
+
+  // Drawn over Plotly's picture, since a shape in it would cost a new drawing at every step of the scrubber.
+  function standing(element) {
+    const rule = document.createElement("div");
+    rule.className = "curves-rule";
+    element.append(rule);
+    return (at) => {
+      const { _size: size, xaxis } = element._fullLayout;
+      const [from, to] = xaxis.range;
+      rule.style.left = `${size.l + (size.w * (at - from)) / (to - from)}px`;
+      rule.style.top = `${size.t}px`;
+      rule.style.height = `${size.h}px`;
     };
   }
 
@@ -102,13 +118,16 @@ const MoECurves = (() => {
     let layer = null;
     let at = 0;
     let near = false;
-    let drawn = false;
+    let stand = null;
 
     function draw() {
       if (!near || layer === null) return;
-      Plotly.react(element, traces(data, layer, steps), layout(steps, at), CONFIG);
-      if (!drawn) element.on("plotly_click", (event) => picked(event.points[0].x));
-      drawn = true;
+      Plotly.react(element, traces(data, layer, steps), layout(steps), CONFIG);
+      if (stand !== null) return;
+      stand = standing(element);
+      stand(at);
+      element.on("plotly_afterplot", () => stand(at));
+      element.on("plotly_click", (event) => picked(Math.round(event.points[0].x)));
     }
 
     const watch = new IntersectionObserver((entries) => {
@@ -129,7 +148,7 @@ const MoECurves = (() => {
       },
       mark(place) {
         at = place;
-        if (drawn) Plotly.relayout(element, { "shapes[0].x0": at, "shapes[0].x1": at });
+        if (stand !== null) stand(at);
       },
     };
   }

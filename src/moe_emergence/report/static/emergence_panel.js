@@ -55,7 +55,7 @@ const MoEPanel = (() => {
       return { cells, load, fill, uniform, word };
     });
     const caption = made("caption");
-    element.append(caption, head("expert", ...data.domains, "load"), body);
+    element.append(caption, head("expert", ...data.domains, "load, %"), body);
     return { element, rows, caption };
   }
 

@@ -130,7 +130,9 @@ const MoETokens = (() => {
     function say(index) {
       shown = index;
       if (index === null || index >= tokens.length) {
-        readout.replaceChildren();
+        const hint = document.createElement("dt");
+        hint.textContent = "Point at a token, or tab to the text and use the arrow keys.";
+        readout.replaceChildren(hint);
         return;
       }
       const pairs = saying(tokens[index], index).map(([name, value]) => {
