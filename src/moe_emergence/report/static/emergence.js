@@ -14,7 +14,7 @@
 
   const panels = [["arm", "first"], ["versus", "second"]].map(([field, place]) => ({
     field,
-    panel: MoEPanel.panel(find(place), data, (index) => panels.forEach(({ panel }) => panel.select(index))),
+    panel: MoEPanel.panel(find(place), data, (...at) => panels.forEach(({ panel }) => panel.point(...at))),
   }));
   const curves = MoECurves.curves(find("curves"), data, steps, (place) => change({ place }));
 

@@ -137,7 +137,7 @@ const MoECurves = (() => {
       near = true;
       draw();
     }, { rootMargin: "300px" });
-    watch.observe(element);
+    addEventListener("DOMContentLoaded", () => watch.observe(element)); // the bundle stands behind this script
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 
     return {

@@ -113,7 +113,7 @@ const MoEPanel = (() => {
     list.replaceChildren(...items);
   }
 
-  // `show({arm, step, layer, shown})`; `pointed` is called with the index of the token that the reader points at.
+  // `show({arm, step, layer, shown})`; `pointed` is called as MoETokens' `chosen` is, `point` does so in this panel.
   function panel(element, data, pointed) {
     const note = made("p", "panel-note");
     const list = made("dl", "panel-measures");
@@ -153,7 +153,8 @@ const MoEPanel = (() => {
       fillTable(data, grid, arm, trace.layers[place]);
     }
 
-    return { show, select: (index) => view && view.select(index) };
+    const point = (index, sticks) => view !== null && (sticks ? view.select(index) : view.say(index));
+    return { show, point };
   }
 
   return { panel };
