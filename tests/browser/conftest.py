@@ -34,7 +34,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
-    """`open_page(path, width=…, dark=…, fragment="#…")`; at the end nothing but the pages themselves may have been asked for."""
+    """`open_page(path, width=…, dark=…, fragment="#…")`; at the end nothing but the pages may have been asked for."""
     asked: list[str] = []
     wrong: list[str] = []
     paths: list[str] = []

@@ -1,4 +1,4 @@
-"""One run's trace as the page's script reads it: routes of the shown tokens in bytes, measures of the whole probe set."""
+"""One traced step as the page's script reads it: routes of the shown tokens, measures of the whole probe set."""
 
 import base64
 from collections.abc import Sequence

@@ -2,7 +2,6 @@
 
 import base64
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,7 +163,7 @@ def test_routes_that_would_be_too_large_are_of_fewer_tokens(suite: Suite, tables
         for text in (
             step["loss"],
             *(layer[name] for layer in step["layers"] for name in ("experts", "weights", "entropy")),
-        )  # fmt: skip # noqa: E501
+        )
     ]
     assert 8_000 < sum(len(base64.b64decode(text)) for text in packed) <= 10_000
 
