@@ -34,13 +34,13 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def open_page(browser: Browser) -> Iterator[Open]:
-    """`open_page(path, width=…, dark=…)`; at the end nothing but the pages themselves may have been asked for."""
+    """`open_page(path, width=…, dark=…, fragment="#…")`; at the end nothing but the pages may have been asked for."""
     asked: list[str] = []
     wrong: list[str] = []
     paths: list[str] = []
     contexts = []
 
-    def open_one(path: Path, *, width: int = 1280, dark: bool = False) -> Page:
+    def open_one(path: Path, *, width: int = 1280, dark: bool = False, fragment: str = "") -> Page:
         context = browser.new_context(
             offline=True, viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light"
         )
@@ -51,11 +51,11 @@ def open_page(browser: Browser) -> Iterator[Open]:
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("dialog", lambda dialog: (wrong.append(f"dialog: {dialog.message}"), dialog.dismiss()))
         paths.append(path.as_uri())
-        page.goto(path.as_uri())
+        page.goto(path.as_uri() + fragment)
         return page
 
     yield open_one
     for context in contexts:
         context.close()
     assert wrong == []
-    assert [url for url in asked if not url.startswith("data:")] == paths
+    assert [url.partition("#")[0] for url in asked if not url.startswith("data:")] == paths

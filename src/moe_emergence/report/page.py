@@ -1,10 +1,10 @@
-"""The suite's page: one file that opens from disk, asks the network for nothing and runs no script."""
+"""The suite's page: one file that opens from disk, asks the network for nothing and runs its own scripts alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from moe_emergence.analysis.files import replace_file
 from moe_emergence.analysis.losses import plain, readable_changes
@@ -15,18 +15,21 @@ from moe_emergence.analysis.tables import Tables, write_csv
 from moe_emergence.report import numbers
 from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.drawings import drawings
+from moe_emergence.report.emergence import emergence
 from moe_emergence.report.evidence_tables import evidence_tables
 from moe_emergence.report.findings import audit_finding
-from moe_emergence.report.page_passages import suite_passages
 from moe_emergence.report.page_tables import page_tables
 from moe_emergence.report.passages import style_rules
 from moe_emergence.report.pictures import keep
+from moe_emergence.report.scripts import Script, own_script, plotly_script
 from moe_emergence.report.statements import statements
+from moe_emergence.report.verdicts import final_information, information_finding
 from moe_emergence.training.neighbour import FRESH_GATES
 
 REPORT, FIGURES, TABLES = "report.html", "figures", "tables"
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    "form-action 'none'"
 )
 
 
@@ -52,9 +55,14 @@ def write_report(suite: Suite, tables: Tables) -> Path:
     return suite.folder / REPORT
 
 
+def policy(scripts: Sequence[Script]) -> str:
+    """A content security policy under which these scripts run and no other."""
+    return CONTENT_SECURITY_POLICY.format(scripts=" ".join(script.hash for script in scripts) or "'none'")
+
+
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("moe_emergence.report"),
+        loader=ChoiceLoader([PackageLoader("moe_emergence.report", folder) for folder in ("templates", "static")]),
         autoescape=select_autoescape(enabled_extensions=("j2",), default=False),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -70,15 +78,20 @@ def _readable(value: Any) -> str:
 
 
 def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
-    passages = suite_passages(suite, tables)
+    emerging = emergence(suite, tables)
+    scripts = (own_script(), plotly_script()) if emerging else ()
     return {
-        "policy": CONTENT_SECURITY_POLICY,
+        "policy": policy(scripts),
         "suite": suite,
         "too_short": too_short(suite),
         "answers": answers(suite, tables),
         "fresh_gates": FRESH_GATES,
-        "passages": passages,
-        "expert_rules": style_rules(max((arm.experts for arm in passages), default=0)),
+        "emergence": emerging,
+        "emergence_finding": information_finding(tables)
+        if final_information(tables)
+        else "Domain information and drift",
+        "scripts": scripts,
+        "expert_rules": style_rules(max((arm["experts"] for arm in emerging["arms"]), default=0)) if emerging else "",
         "changes": {arm.name: readable_changes(arm) for arm in suite.arms},
         "tables": page_tables(suite, tables),
         "statements": list(statements(suite, tables)),

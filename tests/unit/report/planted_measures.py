@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
+from unittest.mock import patch
 
 from moe_emergence.analysis.balance import first_choice_rows, routing_rows
 from moe_emergence.analysis.comparisons import (
@@ -18,6 +20,8 @@ from moe_emergence.analysis.shares import ShareRow
 from moe_emergence.analysis.specialisation import LEARNED, NOT_LEARNED, InformationRow, VerdictRow
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.analysis.token_rows import ClassInformationRow, TokenClassRow
+from moe_emergence.report.drawing import Drawing
+from moe_emergence.report.pictures import Picture
 
 CLASSES = ("keyword", "identifier", "number", "string", "operator", "comment", "whitespace", "other")
 FRESH = (0.03, 0.055)
@@ -217,3 +221,19 @@ def _class_information(run: Run, step: int | None = None):
             maximum=2.4, plug_in=bits + 0.01, null_mean=0.01, null_low=0.005, null_high=0.02,
             estimate=bits, low=bits - 0.02, high=bits + 0.02, p=0.005,
         )  # fmt: skip
+
+
+def undrawn():
+    """Pages without their figures, which take seconds."""
+    return patch("moe_emergence.report.page.keep", _without_a_picture)
+
+
+def _without_a_picture(drawing: Drawing, folder: Path) -> Picture:
+    return Picture(
+        name=drawing.name,
+        section=drawing.section,
+        title=drawing.title,
+        reading=drawing.reading,
+        source="data:,",
+        width=9,
+    )

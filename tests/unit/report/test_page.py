@@ -1,22 +1,23 @@
 """The page of small suites of every kind; what a browser makes of it is in tests/browser."""
 
+import base64
+import hashlib
+import html
+import json
 import re
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
-from planted_measures import planted_tables
+from planted_measures import planted_tables, undrawn
 from synthetic_suite import PlantedSuite, quickstart_like, write_suite
 
 import moe_emergence.report
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.errors import AnalysisError
-from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.page import report_of, write_report
-from moe_emergence.report.pictures import Picture
 
 SMALL = {"steps": 4, "looks": (0, 4)}
 SHARES = {("moe", 42, 3): 0.084}
@@ -35,21 +36,6 @@ def page_of(folder: Path, planted: PlantedSuite, *, drawn: bool = False) -> str:
         path = write_report(suite, planted_tables(suite, SHARES))
     assert path == folder / "report.html"
     return path.read_text("utf-8")
-
-
-def undrawn():
-    return patch("moe_emergence.report.page.keep", _without_a_picture)
-
-
-def _without_a_picture(drawing: Drawing, folder: Path) -> Picture:
-    return Picture(
-        name=drawing.name,
-        section=drawing.section,
-        title=drawing.title,
-        reading=drawing.reading,
-        source="data:,",
-        width=9,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -83,21 +69,31 @@ def test_the_key_picture_stands_first_and_a_caution_stands_by_the_heatmaps(pair:
     assert 'href="#specialisation"' in page
 
 
-def test_a_passage_of_each_domain_is_coloured(pair: Path) -> None:
+def test_the_text_stands_in_the_page_with_the_colours_of_the_experts(pair: Path) -> None:
     page = (pair / "report.html").read_text("utf-8")
-    for domain in ("code", "math", "prose"):
-        assert f"{domain}: first choice in layer 3 of no_lb" in page
-    assert "<details><summary>no_lb, layer 2</summary>" in page
-    assert re.search(r'<span class="x5"[^>]*data-note="expert \d, entropy', page.split("no_lb, layer 2</summary>")[1])
-    assert "class: keyword" in page
+    shown = json.loads(re.search(r'id="emergence-data">(.*?)</script>', page, re.DOTALL)[1])
+    assert [arm["name"] for arm in shown["arms"]] == ["no_lb"]
+    assert "keyword" in shown["documents"][0]["classes"]
     assert ".x7 { background:" in page
+    assert page.index('id="arms"') < page.index("emergence-heading") < page.index('id="shares"')
 
 
-def test_the_page_holds_all_it_needs_and_no_script(pair: Path) -> None:
+def test_the_page_runs_its_own_scripts_alone(pair: Path) -> None:
     page = (pair / "report.html").read_text("utf-8")
-    assert "<script" not in page
-    assert "default-src &#39;none&#39;" in page
-    assert set(re.findall(r'(?:src|href)="([a-z]+:)', page)) == {"data:"}
+    scripts = dict(re.findall(r"<script([^>]*)>(.*?)</script>", page, re.DOTALL))
+    assert list(scripts) == [
+        ' type="application/json" id="emergence-data"',
+        "",
+        ' type="text/plain" id="plotly-bundle"',
+    ]
+    data, *run = scripts.values()
+    assert "<" not in data
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in run]
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1])
+    assert "script-src {};".format(" ".join(f"'sha256-{digest}'" for digest in digests)) in policy
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe-eval" not in policy
+    assert set(re.findall(r'(?:src|href)="([a-z]+:)', page.replace(run[1], ""))) == {"data:"}
     assert len(re.findall(r'<img src="data:image/svg', page)) == 10
 
 
@@ -129,7 +125,9 @@ def test_dense_alone(tmp_path: Path) -> None:
     assert "Upcycling receipts" not in page
     assert CAUTION not in page
     assert "Did experts specialise?" not in page
-    assert "What went where" not in page
+    assert "emergence-data" not in page
+    assert "<script" not in page
+    assert "script-src &#39;none&#39;" in page
 
 
 def test_one_arm_with_experts_alone(tmp_path: Path) -> None:
@@ -200,7 +198,7 @@ def test_without_measures_the_page_says_so_and_stands(tmp_path: Path) -> None:
         page = write_report(suite, replace(planted_tables(suite), **dict.fromkeys(empty, ()))).read_text("utf-8")
     assert "Not measured" in page
     assert "Balance and confidence" in page
-    assert "class: " not in page
+    assert "Domain information and drift" in page
 
 
 def test_no_suite_there(tmp_path: Path) -> None:
@@ -216,7 +214,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_no_template_switches_escaping_off() -> None:
-    templates = Path(moe_emergence.report.__file__).parent / "templates"
-    for path in templates.iterdir():
+    package = Path(moe_emergence.report.__file__).parent
+    for path in (*(package / "templates").iterdir(), *(package / "static").iterdir()):
         text = path.read_text("utf-8")
-        assert not re.search(r"\|\s*safe\b|autoescape|Markup|innerHTML", text), path
+        assert not re.search(r"\|\s*safe\b|autoescape|Markup|innerHTML|insertAdjacentHTML|document\.write", text), path

@@ -1,11 +1,12 @@
 "use strict";
 // Text as tokens on the colour of the expert each went to first; the report and `explore` share it.
 //
-// MoETokens.view(element, {experts, describe, label, chosen}) fills `element` and returns {show(tokens), select(index)}.
+// MoETokens.view(element, {experts, describe, label, chosen}) fills `element` and returns {show(tokens), select(index), say(index)}.
 //   experts   how many there are: the page has a CSS rule .x0 ... for each (report.passages.style_rules)
 //   describe  optional, (token, index) -> [[name, value], ...]: what the readout says
 //   label     optional: what the text is, for screen readers
-//   chosen    optional, called with an index, or null, when the reader points at another token
+//   chosen    optional, called with (index or null, sticks) when the reader points at another token; it sticks when
+//             clicked or focused, so that another view can `select` it, and else `say` what is known of it
 // A token is {text, experts, weights, entropy, loss, label, mark}, most probable expert first; what is not known is null.
 // Text reaches the page through textContent alone.
 const MoETokens = (() => {
@@ -128,9 +129,13 @@ const MoETokens = (() => {
     }
 
     function say(index) {
+      if (shown !== index) spans[shown]?.removeAttribute("data-pointed");
+      spans[index]?.setAttribute("data-pointed", "");
       shown = index;
       if (index === null || index >= tokens.length) {
-        readout.replaceChildren();
+        const hint = document.createElement("dt");
+        hint.textContent = "Point at a token, or tab to the text and use the arrow keys.";
+        readout.replaceChildren(hint);
         return;
       }
       const pairs = saying(tokens[index], index).map(([name, value]) => {
@@ -163,9 +168,9 @@ const MoETokens = (() => {
 
     function point(index, sticks) {
       if (sticks) mark(index);
-      if (index === shown) return;
+      else if (index === shown) return;
       say(index);
-      if (options.chosen) options.chosen(index);
+      if (options.chosen) options.chosen(index, sticks);
     }
 
     function indexOf(event) {
@@ -206,7 +211,7 @@ const MoETokens = (() => {
       say(shown);
     }
 
-    return { show, select };
+    return { show, select, say };
   }
 
   return { view, describe, spelled };
