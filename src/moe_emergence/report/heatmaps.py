@@ -137,13 +137,14 @@ def _heatmap(axis: Any, grid: Grid, uniform: float, limit: float) -> Any:
     axis.set(xlim=(-0.5, values.shape[1] - 0.5), ylim=(len(grid.rows) - 0.5, -0.5))
     axis.set_yticks(range(len(grid.rows)), grid.rows)
     axis.tick_params(length=0)
-    _expert_ticks(axis, values.shape[1], grid.marks)
+    expert_ticks(axis, values.shape[1], grid.marks)
     if values.shape[1] <= CELL_TEXT_EXPERTS:
         _write_cells(axis, values, ratios, limit)
     return image
 
 
-def _expert_ticks(axis: Any, experts: int, marks: Mapping[int, str]) -> None:
+def expert_ticks(axis: Any, experts: int, marks: Mapping[int, str]) -> None:
+    """Number the experts below an axis, as many as have room; `marks` are words under an expert's number."""
     every = math.ceil(experts / CELL_TEXT_EXPERTS)
     words = {expert: f"\n{word}" for expert, word in marks.items() if every == 1}
     shown = range(0, experts, every)

@@ -38,7 +38,7 @@ class PassageToken:
     @property
     def spelled(self) -> str:
         """The text with its blanks shown."""
-        return self.text.translate(_BLANKS)
+        return spelled(self.text)
 
     @property
     def is_break(self) -> bool:
@@ -181,6 +181,19 @@ def token_texts(pieces: Sequence[bytes]) -> list[str]:
     add nothing, nor does one that the end cuts. Bytes that are no text are �."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     return [decoder.decode(piece) for piece in pieces]
+
+
+def spelled(text: str) -> str:
+    """`text` with its blanks shown: ␣ ⏎ ⇥."""
+    return text.translate(_BLANKS)
+
+
+def spelled_token(piece: bytes) -> str:
+    """One token by itself; bytes that are a part of a character as numbers, ⟨E2 80⟩, and a token of no text as ⟨⟩."""
+    try:
+        return spelled(visible(piece.decode())) or "⟨⟩"
+    except UnicodeDecodeError:
+        return f"⟨{piece.hex(' ').upper()}⟩"
 
 
 def visible(text: str) -> str:
