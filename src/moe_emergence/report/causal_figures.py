@@ -12,6 +12,7 @@ from moe_emergence.analysis.causal.effects import KnockoutRow
 from moe_emergence.analysis.causal.regret import RegretRow
 from moe_emergence.analysis.scoreboard import ScoreRow
 from moe_emergence.analysis.specialisation import ALPHA
+from moe_emergence.report import numbers
 from moe_emergence.report.curves import Legend
 from moe_emergence.report.estimates import Mark, forest
 from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS, expert_ticks
@@ -63,10 +64,11 @@ def _effects(axis: Any, cells: Sequence[Sequence[KnockoutRow]], limit: float) ->
     axis.tick_params(length=0)
     expert_ticks(axis, values.shape[1], {})
     if values.shape[1] <= CELL_TEXT_EXPERTS:
+        places = 1 if limit >= 1 else 2
         for (row, column), value in np.ndenumerate(values):
             cell = cells[row][column]
             axis.text(
-                column, row, f"{value:.1f}".replace("-", "−"), ha="center", va="center", fontsize=7.5,
+                column, row, numbers.minus(value, places), ha="center", va="center", fontsize=7.5,
                 color="white" if abs(value) > 0.62 * limit else "black",
                 fontweight="bold" if cell.low > 0 or cell.high < 0 else "normal",
             )  # fmt: skip
@@ -81,7 +83,7 @@ def regret_forest(rows: Sequence[RegretRow], legend: Legend) -> Figure:
     figure, axes = forest(
         _by_layer(rows, legend, lambda row: (row.regret, row.low, row.high), lambda row: row.p < ALPHA)
     )
-    axes[-1].set_xlabel(f"another expert minus the chosen, nats{GAP}/{GAP}token (above 0: the choice pays)")
+    axes[-1].set_xlabel(f"another expert minus the chosen, nats{GAP}/{GAP}token")
     return figure
 
 

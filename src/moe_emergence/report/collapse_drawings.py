@@ -58,7 +58,7 @@ def _counted(suite: Suite, tables: Tables, counts: list[ExpertCount], quantity: 
         section="collapse",
         tables=("load_over_steps",),
         title=count_finding(counts, quantity),
-        reading=f"{words} By the shares of assignments in training, % of which are in the data ({sample}).",
+        reading=f"A number of experts. {words} Counted on each expert's % of the training assignments ({sample}).",
         make=partial(expert_count_curves, counts, legend_of(suite), quantity),
     )
 

@@ -122,7 +122,7 @@ def _regrets(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         title=findings.regret_finding(rows),
         reading=(
             "What a token's loss gains, in nats, when one of the experts that it was not sent to takes the chosen "
-            f"one's place; 0: the choice is as good as chance; left of it, worse. {INTERVALS} Filled: not 0 (p < 0.05). "
+            f"one's place; 0: the choice is as good as chance. {INTERVALS} Filled: not 0 (p < 0.05). "
             f"{sample}"
         ),
         make=partial(regret_forest, rows, legend_of(suite)),

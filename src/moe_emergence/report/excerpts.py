@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from moe_emergence.analysis.token_types import token_bytes
 from moe_emergence.analysis.traces import LayerTrace, Trace
 from moe_emergence.data.blocks import PreparedData
-from moe_emergence.report.passages import spelled, token_texts, visible
+from moe_emergence.report.passages import token_texts, visible
 
 WINDOW = 12
 """Tokens of an excerpt."""
 EXCERPTS = 3
 """How many an expert gets at most, each of another document."""
+_BREAKS = str.maketrans({"\n": "⏎", "\t": "⇥"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Excerpt:
     """A stretch of a probe document.
 
     Attributes:
-        parts: (text, whether its tokens' first choice is the expert) in order; blanks are spelled.
+        parts: (text, whether its tokens' first choice is the expert) in order; line breaks and tabs are spelled.
         tokens: of the stretch; own: of them the expert's.
     """
 
@@ -90,7 +91,11 @@ def _excerpt(data: PreparedData, trace: Trace, first: NDArray[np.int64], expert:
     return Excerpt(
         domain=visible(data.domains[trace.domain[row]]),
         document=visible(str(record["id"])),
-        parts=tuple((spelled(visible("".join(text for text, _ in pairs))), mine) for mine, pairs in marked),
+        parts=tuple((_one_line(visible("".join(text for text, _ in pairs))), mine) for mine, pairs in marked),
         tokens=stop - start,
         own=sum(own),
     )
+
+
+def _one_line(text: str) -> str:
+    return text.translate(_BREAKS)

@@ -40,15 +40,15 @@ class ExpertCount:
 def load_maps(points: Sequence[LoadPoint], top_k: int, collapsed: Mapping[int, int]) -> Figure:
     """One panel a layer of one run: experts × training steps, coloured by log2(load ÷ uniform).
 
-    White is the uniform share 1/E; the scale, the same for all runs with as many experts and slots, ends where an
-    expert takes all it can, or where it is dead, whichever is farther; the colour bar names both thresholds.
+    White is the uniform share 1/E; the scale, the same for all runs with as many experts and slots, reaches beyond
+    what is dead, and to all that an expert can take; the colour bar names both thresholds.
 
     Args:
         collapsed: layer to the step at which the detector first called it collapsed.
     """
     panels = [(layer, list(rows)) for layer, rows in groupby(points, key=lambda point: point.layer)]
     experts = len({point.expert for point in points})
-    limit = max(-math.log2(routing.DEAD_SHARE), math.log2(experts / top_k))
+    limit = max(1 - math.log2(routing.DEAD_SHARE), math.log2(experts / top_k))
     height = 0.42 + max(SLIM_ROW * experts, min(1.1, ROW * experts))
     figure = new_figure(1.15 + height * len(panels))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -91,7 +91,7 @@ def _mark(axis: Any, step: int) -> None:
 def _scale(figure: Figure, image: Any, axes: Any, limit: float, experts: int, top_k: int) -> None:
     bar = figure.colorbar(image, ax=list(axes), location="bottom", shrink=0.9, aspect=40, pad=0.02)
     dead, hot = math.log2(routing.DEAD_SHARE), hot_ratio(experts, top_k)
-    ticks = {-limit: "≤", dead: "dead", 0.0: "1/E", math.log2(experts / top_k): f"{experts / top_k:g}×"}
+    ticks = {dead: "dead", 0.0: "1/E", math.log2(experts / top_k): f"{experts / top_k:g}×"}
     if hot is not None:
         ticks |= {math.log2(hot): "hot"}
     bar.set_ticks(list(ticks), labels=list(ticks.values()))

@@ -161,5 +161,5 @@ def format_swap_forest(rows: Sequence[FormatSwapRow], colour: str) -> Figure:
             )
         )
     figure, axes = forest(panels)
-    axes[-1].set_xlabel("Jensen–Shannon divergence from the text as it is, bits")
+    axes[-1].set_xlabel("Jensen–Shannon divergence, bits")
     return figure

@@ -41,9 +41,10 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What is shown, and the value in full as the CSV has it."""
+    """What is shown, its interval where it has one, and the value in full as the CSV has it."""
 
     text: str
+    interval: str
     exact: str
     column: Column
 
@@ -94,12 +95,20 @@ def text_table(table: PageTable) -> TextTable:
 
 
 def _cell(row: Any, column: Column) -> Cell:
-    text = column.show(_value(row, column.field))
+    return Cell(
+        text=column.show(_value(row, column.field)),
+        interval=_interval(row, column),
+        exact=row_cells(row)[column.field],
+        column=column,
+    )
+
+
+def _interval(row: Any, column: Column) -> str:
     low, high = (_value(row, field) for field in column.ends) if column.ends else (None, None)
-    if low is not None and high is not None:
-        show = n.end if column.show is n.difference else column.show
-        text = f"{text} [{show(low)}, {show(high)}]"
-    return Cell(text=text, exact=row_cells(row)[column.field], column=column)
+    if low is None or high is None:
+        return ""
+    show = n.end if column.show is n.difference else column.show
+    return f"[{show(low)}, {show(high)}]"
 
 
 def _value(row: Any, name: str) -> Any:

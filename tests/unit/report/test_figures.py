@@ -16,7 +16,7 @@ from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.config import MoEConfig
 from moe_emergence.report import style
-from moe_emergence.report.curves import Legend, domain_loss_curves, entropy_curves, load_curves, loss_curves
+from moe_emergence.report.curves import Legend, domain_loss_curves, entropy_curves, loss_curves
 from moe_emergence.report.drawings import drawings
 from moe_emergence.report.estimates import (
     information_difference_forest,
@@ -163,20 +163,6 @@ def test_token_classes_are_rows_with_their_numbers_and_empty_ones_are_left_out(t
     image = figure.axes[0].images[0]
     expected = [max(-1.0, math.log2(row.share * 8)) for row in rows if row.layer == 2 and row.assignments]
     assert np.ravel(image.get_array()).tolist() == pytest.approx(expected)
-
-
-def test_load_lines_are_the_loads_and_coloured_by_what_became_of_them(tables: Tables) -> None:
-    points = rows_of(tables.load_over_steps, "no_lb")
-    figure = load_curves(points, rows_of(tables.routing, "no_lb"), top=1.0)
-    lines = figure.axes[0].lines
-    colours = [to_hex(line.get_color()).upper() for line in lines[:8]]
-    assert colours.count(style.HOT.upper()) == 1
-    assert colours.count(style.DEAD.upper()) == 5
-    hot = next(line for line in lines if to_hex(line.get_color()).upper() == style.HOT.upper())
-    expected = [point.load for point in points if (point.layer, point.expert) == (2, 5)]
-    assert list(hot.get_ydata()) == expected
-    assert set(lines[8].get_ydata()) == {1 / 8}
-    assert figure.axes[0].get_ylim() == (0, 1)
 
 
 def test_entropy_lines_are_shares_of_the_maximum(tables: Tables) -> None:

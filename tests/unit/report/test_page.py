@@ -47,6 +47,7 @@ def _without_a_picture(drawing: Drawing, folder: Path) -> Picture:
         section=drawing.section,
         title=drawing.title,
         reading=drawing.reading,
+        tables=drawing.tables,
         source="data:,",
         width=9,
     )
@@ -62,11 +63,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_is_beside_the_page(pair: Path) -> None:
     figures = {path.name for path in (pair / "figures").iterdir()}
     names = [
-        "specialisation", "information", "heatmap-no_lb", "token-classes-no_lb", "load-no_lb", "entropy-per-token",
-        "entropy-of-load", "loss-differences", "loss", "loss-domains",
+        "specialisation", "information", "heatmap-no_lb", "token-classes-no_lb", "load-map-no_lb", "experts-effective",
+        "experts-dead", "experts-hot", "entropy-per-token", "entropy-of-load", "loss-differences", "loss",
+        "loss-domains",
     ]  # fmt: skip
     assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
-    assert {path.stem for path in (pair / "tables").iterdir()} == {field.name for field in fields(Tables)}
+    tables = {field.name for field in fields(Tables)} | {"arms_compared"}
+    assert {path.stem for path in (pair / "tables").iterdir()} == tables
 
 
 def test_the_page_says_first_that_it_is_too_short(pair: Path) -> None:
@@ -98,7 +101,7 @@ def test_the_page_holds_all_it_needs_and_no_script(pair: Path) -> None:
     assert "<script" not in page
     assert "default-src &#39;none&#39;" in page
     assert set(re.findall(r'(?:src|href)="([a-z]+:)', page)) == {"data:"}
-    assert len(re.findall(r'<img src="data:image/svg', page)) == 10
+    assert len(re.findall(r'<img src="data:image/svg', page)) == 13
 
 
 def test_how_it_was_made_is_on_the_page(pair: Path) -> None:
