@@ -69,7 +69,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_opens_from_disk_without_a_request_an_error_or_a_dialog(planted: Path, open_page) -> None:
     page = open_page(planted)
     assert "specialise" in page.locator("h1").inner_text()
-    assert page.locator("figure img").count() == 25
+    assert page.locator("figure img").count() == 28
     broken = page.evaluate("[...document.images].filter(image => !image.complete || image.naturalWidth === 0).length")
     assert broken == 0
 

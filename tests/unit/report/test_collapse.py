@@ -38,14 +38,12 @@ def _styled():
         yield
 
 
-def points_of(
-    *loads: tuple[float, ...], arm: str = "a", layer: int = 2, steps: tuple[int, ...] = ()
-) -> list[LoadPoint]:
+def points_of(*loads: tuple[float, ...], layer: int = 2, steps: tuple[int, ...] = ()) -> list[LoadPoint]:
     """One row a load; the steps that each is the mean of, by default 1."""
     widths = steps or (1,) * len(loads)
     return [
         LoadPoint(
-            arm=arm, seed=1, layer=layer, step=sum(widths[: place + 1]), steps=widths[place], expert=expert, load=load,
+            arm="a", seed=1, layer=layer, step=sum(widths[: place + 1]), steps=widths[place], expert=expert, load=load,
             uniform=1 / len(row),
         )
         for place, row in enumerate(loads)

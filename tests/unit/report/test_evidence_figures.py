@@ -100,21 +100,10 @@ def effect(expert: int, domain: str | None, value: float, way: str = "next", arm
 
 
 def test_the_knockout_matrix_is_domains_by_experts_in_milli_nats_on_one_scale(suite: Suite, tables: Tables) -> None:
-    values = {
-        (0, "code"): 0.004,
-        (1, "code"): -0.002,
-        (0, "math"): 0.0005,
-        (1, "math"): 0.0,
-        (0, None): 0.0,
-        (1, None): 0.0,
-    }
-    rows = [effect(expert, domain, value) for (expert, domain), value in values.items()]
-    other = [
-        effect(0, "code", 0.008, arm="no_lb"),
-        effect(0, "code", 0.003, way="ancestor"),
-        effect(0, "code", 9, "zero"),
-    ]
-    found = made(suite, tables, knockouts=rows + other)
+    values = {"code": (0.004, -0.002), "math": (0.0005, 0.0), None: (0.0, 0.0)}
+    rows = [effect(expert, domain, pair[expert]) for domain, pair in values.items() for expert in range(2)]
+    other = [effect(0, "code", 0.008, arm="no_lb"), effect(0, "code", 0.003, way="ancestor")]
+    found = made(suite, tables, knockouts=[*rows, *other, effect(0, "code", 9, "zero")])
     assert list(found) == ["knockouts-rerouted-moe", "knockouts-ancestor-moe", "knockouts-rerouted-no_lb"]
     axis = found["knockouts-rerouted-moe"].make().axes[0]
     image = axis.images[0]
@@ -144,9 +133,8 @@ def test_regret_stands_against_0_and_the_best_choice_against_chance(suite: Suite
     axis = found["regret"].make().axes[0]
     assert set(axis.lines[0].get_xdata()) == {0}
     assert [line.get_xdata()[0] for line in axis.lines[2::2]] == [0.3, -0.2]
-    assert title(found["regret"]).startswith(
-        "The router's choice saves loss, beyond chance, in 1 of 2 layers; most in moe"
-    )
+    said = "The router's choice saves loss, beyond chance, in 1 of 2 layers; most in moe, layer 2: +0.3000"
+    assert title(found["regret"]).startswith(said)
     best = found["best-choice"].make().axes[0]
     assert set(best.lines[0].get_xdata()) == {0.125}
     marks = [line for line in best.lines if line.get_marker() == "o"]
@@ -202,18 +190,11 @@ def test_saturation_is_of_all_slots_where_there_are_several_with_chance_drawn(su
 def test_coactivation_is_against_independent_choice_and_only_where_k_is_2(suite: Suite, tables: Tables) -> None:
     rows = [
         row_of(
-            CoactivationRow,
-            arm="top2",
-            seed=42,
-            step=4,
-            layer=2,
-            expert=first,
-            other=second,
-            lift=lift,
+            CoactivationRow, arm="top2", seed=42, step=4, layer=2, expert=first, other=second, lift=lift,
             lift_chance=0.5,
         )
         for first, second, lift in ((0, 1, 1.0), (1, 0, 1.0), (0, 2, 0.25), (2, 0, 0.0))
-    ]
+    ]  # fmt: skip
     (drawing,) = made(suite, tables, coactivation=rows).values()
     assert drawing.name == "coactivation-top2"
     drawn = np.ma.filled(drawing.make().axes[0].images[0].get_array(), math.nan)

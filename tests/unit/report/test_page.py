@@ -86,6 +86,36 @@ def test_the_key_picture_stands_first_and_a_caution_stands_by_the_heatmaps(pair:
     assert 'href="#specialisation"' in page
 
 
+def test_sections_stand_in_order_and_every_link_of_the_page_leads_somewhere(pair: Path) -> None:
+    page = (pair / "report.html").read_text("utf-8")
+    sections = re.findall(r'<h2 id="([^"]+)"', page)
+    assert [name for name in sections if name != "passages"] == [
+        "answer", "arms", "specialists", "collapse", "evidence", "method",
+    ]  # fmt: skip
+    anchors = set(re.findall(r'href="#([^"]+)"', page))
+    assert set(sections) - {"passages"} <= anchors
+    assert anchors <= set(re.findall(r'id="([^"]+)"', page))
+
+
+def test_every_figure_links_to_its_data(pair: Path) -> None:
+    page = (pair / "report.html").read_text("utf-8")
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL)
+    assert len(captions) == 13
+    for caption in captions:
+        names = re.findall(r'<a href="(tables/[^"]+)\.csv">', caption)
+        assert names
+        assert all((pair / f"{name}.csv").exists() for name in names)
+
+
+def test_every_expert_has_a_card_and_a_dead_one_says_so(pair: Path) -> None:
+    page = (pair / "report.html").read_text("utf-8")
+    cards = re.findall(r'<article class="expert" data-arm="no_lb" data-layer="(\d)" data-expert="(\d)">', page)
+    assert cards == [(str(layer), str(expert)) for layer in (2, 3) for expert in range(8)]
+    dead = page.split('data-layer="2" data-expert="3">')[1].split("</article>")[0]
+    assert '<span class="state dead">dead</span>' in dead
+    assert "<dd>not tested</dd>" in dead
+
+
 def test_a_passage_of_each_domain_is_coloured(pair: Path) -> None:
     page = (pair / "report.html").read_text("utf-8")
     for domain in ("code", "math", "prose"):

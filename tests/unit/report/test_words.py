@@ -130,7 +130,9 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
         ),
         **{f"token-classes-{arm}": f"{arm}: {classes}" for arm in ("moe", "no_lb", "top2", "moe_blocks")},
         "load-map-moe": f"moe: {none}; expert 5 of layer 3 ends with 18.7 % of the tokens{equal}",
-        "load-map-no_lb": f"no_lb: layer 2 collapsed at step 96; expert 5 of layer 2 ends with 72.3 % of the tokens{equal}",
+        "load-map-no_lb": (
+            f"no_lb: layer 2 collapsed at step 96; expert 5 of layer 2 ends with 72.3 % of the tokens{equal}"
+        ),
         "load-map-top2": f"top2: {none}; expert 0 of layer 2 ends with 14.7 % of the assignments{equal}",
         "load-map-moe_blocks": f"moe_blocks: {none}; expert 4 of layer 3 ends with 15 % of the tokens{equal}",
         **{f"experts-{kind}": titles[f"experts-{kind}"] for kind in ("effective", "dead", "hot")},  # drawn at random
