@@ -15,7 +15,7 @@ from moe_emergence.analysis.specialisation import ALPHA
 from moe_emergence.report import numbers
 from moe_emergence.report.curves import Legend
 from moe_emergence.report.estimates import Mark, forest
-from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS, expert_ticks
+from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS, DARK, expert_ticks, write_cell
 from moe_emergence.report.numbers import GAP
 from moe_emergence.report.style import DIVERGING, WIDTH, label, new_figure
 
@@ -67,11 +67,9 @@ def _effects(axis: Any, cells: Sequence[Sequence[KnockoutRow]], limit: float) ->
         places = 1 if limit >= 1 else 2
         for (row, column), value in np.ndenumerate(values):
             cell = cells[row][column]
-            axis.text(
-                column, row, numbers.minus(value, places), ha="center", va="center", fontsize=7.5,
-                color="white" if abs(value) > 0.62 * limit else "black",
-                fontweight="bold" if cell.low > 0 or cell.high < 0 else "normal",
-            )  # fmt: skip
+            bold = cell.low > 0 or cell.high < 0
+            dark = abs(value) > DARK * limit
+            write_cell(axis, row, column, numbers.minus(value, places), dark=dark, size=7.5, bold=bold)
     return image
 
 

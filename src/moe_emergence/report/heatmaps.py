@@ -21,6 +21,8 @@ CELL_TEXT_EXPERTS = 16
 """Up to this many experts each cell is wide enough for its number."""
 WIDE_CELL_EXPERTS = 10
 """Up to this many, for a decimal too."""
+DARK = 0.62
+"""Of the colour scale: from here on a cell is dark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,8 +155,17 @@ def expert_ticks(axis: Any, experts: int, marks: Mapping[int, str]) -> None:
 
 def _write_cells(axis: Any, values: Any, ratios: Any, limit: float) -> None:
     for (row, column), share in np.ndenumerate(values):
-        colour = "white" if abs(ratios[row, column]) > 0.62 * limit else "black"
-        axis.text(column, row, _cell_text(share, values.shape[1]), ha="center", va="center", color=colour, fontsize=8)
+        text = _cell_text(share, values.shape[1])
+        write_cell(axis, row, column, text, dark=abs(ratios[row, column]) > DARK * limit)
+
+
+def write_cell(axis: Any, row: int, column: int, text: str, *, dark: bool, size: float = 8, bold: bool = False) -> None:
+    """A number on a cell, white where the cell is dark. The layout need not know it: it lies inside its panel, and
+    asking hundreds of them for their size takes most of a figure's time."""
+    axis.text(
+        column, row, text, ha="center", va="center", fontsize=size, color="white" if dark else "black",
+        fontweight="bold" if bold else "normal", in_layout=False,
+    )  # fmt: skip
 
 
 def _cell_text(share: float, experts: int) -> str:

@@ -18,7 +18,7 @@ from moe_emergence.analysis.specialisation import ALPHA
 from moe_emergence.analysis.token_information import TokenSplitRow
 from moe_emergence.report.curves import Legend, add_legend, draw_arms, lines_of, stacked_panels
 from moe_emergence.report.estimates import PERMUTED, Mark, draw_marks, forest, mark_panels
-from moe_emergence.report.heatmaps import WIDE_CELL_EXPERTS, expert_ticks
+from moe_emergence.report.heatmaps import DARK, WIDE_CELL_EXPERTS, expert_ticks, write_cell
 from moe_emergence.report.numbers import GAP
 from moe_emergence.report.style import DIVERGING, WIDTH, label, new_figure
 
@@ -136,8 +136,8 @@ def _pairs(axis: Any, values: Any, limit: float) -> Any:
     if len(values) <= WIDE_CELL_EXPERTS:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
-                colour = "white" if abs(ratios[row, column]) > 0.62 * limit else "black"
-                axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
+                dark = abs(ratios[row, column]) > DARK * limit
+                write_cell(axis, row, column, f"{value:.2f}", dark=dark, size=7)
     return image
 
 
