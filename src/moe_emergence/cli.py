@@ -21,6 +21,7 @@ COMMANDS = {
     "upcycle": "turn a dense model into a Mixture of Experts, ready for transformers",
     "analyze": "measure a suite's runs against their nulls; tables as Parquet and JSON, verdicts in words",
     "report": "write a suite's report.html anew",
+    "explore": "serve a page on this machine that routes, continues and knocks out experts on text you type",
     "generate": "continue a prompt and show which experts each token used",
     "data": "show a corpus: documents, tokens, licences, cleaning, how far format gives domains away",
 }

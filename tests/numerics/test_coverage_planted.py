@@ -26,6 +26,7 @@ from moe_emergence.analysis.matching import matched_profiles, matched_tokens
 from moe_emergence.analysis.rank_correlation import Cell, interval_of, ranked_cells
 from moe_emergence.analysis.scoreboard import score_rows
 from moe_emergence.analysis.statistics import bootstrap, generator, seed_equivalence
+from moe_emergence.analysis.traces import document_counts
 
 MIXED = Planted(shares=Shares(domain=0.2, token_class=0.25, format=0.1, token_id=0.15))
 FAINT = MIXED.scaled(domain=0.05, token_class=0.3, token_id=0.2)
@@ -133,14 +134,15 @@ def test_class_information_covers_and_its_null_rejects(router) -> None:
 
 @settings("documents", (36,), (20,), quick=False)
 def test_equivalence_is_claimed_as_often_as_it_says_where_arms_differ_by_the_margin(documents, simulations) -> None:
-    """Differences of documents have heavy tails; their mean is the margin: 5 % are called equivalent."""
-    domain, rng, p_values = np.repeat(np.arange(3), documents), generator(25), []
+    """Differences of documents have heavy tails; their mean is the margin: 5 % are called equivalent. The margin is
+    some seven standard errors: with two or three, both one-sided tests seldom pass at once, and fewer are."""
+    domain, rng, p_values, margin = np.repeat(np.arange(3), documents), generator(25), [], 0.04
     for number in range(simulations):
         tokens = rng.integers(50, 257, size=len(domain))
         second = tokens * rng.gamma(20, 0.15, size=len(domain))
-        first = second + tokens * (0.01 + 0.02 * rng.standard_t(5, size=len(domain)))
+        first = second + tokens * (margin + 0.02 * rng.standard_t(5, size=len(domain)))
         resampled = resampled_loss_differences(first, second, tokens, domain, 500, number)
-        p_values.append([values.equivalence(0.01).p for values in resampled])
+        p_values.append([values.equivalence(margin).p for values in resampled])
     rejected = np.mean(np.array(p_values) < 0.05, axis=0)
     print(f"equivalence, {documents} documents: domains {rejected[:-1].mean():.3f}, macro {rejected[-1]:.3f}")
     assert within(float(rejected[:-1].mean()), 0.05, simulations)
@@ -179,7 +181,8 @@ def test_matching_of_tokens_covers_and_its_null_rejects(documents) -> None:
 
 @settings("documents", (36,), (20,), quick=False)
 def test_null_of_matched_profiles_rejects_as_often_as_it_says(documents, simulations) -> None:
-    """One router has profiles, the other's domains mean nothing."""
+    """One router has profiles and the other's domains mean nothing; or both see nothing in the domains of the same
+    documents, whose ids and formats move both alike."""
     p_values, p_both = [], []
     pairs = zip(
         single_counts(MIXED, documents, simulations, 27),
@@ -188,7 +191,12 @@ def test_null_of_matched_profiles_rejects_as_often_as_it_says(documents, simulat
     )
     for (number, (domain, counts)), (_, (_, others)) in pairs:
         p_values.append(matched_profiles(counts, others, domain, 99, 2, number).p)
-        p_both.append(matched_profiles(others, others[::-1], domain, 99, 2, number).p)
+        tokens = NOTHING.tokens(documents, 60, number)
+        both = [
+            document_counts(routed, tokens.document, len(domain), 8)
+            for routed in (tokens.experts, NOTHING.rerouted(tokens, number))
+        ]
+        p_both.append(matched_profiles(*both, domain, 99, 2, number).p)
     rejected = [float(np.mean(np.array(p) <= 0.05)) for p in (p_values, p_both)]
     print(f"matched profiles, {documents} documents: {rejected[0]:.3f}, both without: {rejected[1]:.3f}")
     assert all(within(rate, 0.05, simulations) for rate in rejected)
@@ -241,13 +249,14 @@ def test_null_of_the_scoreboard_rejects_as_often_as_it_says(runs, domains, simul
 
 @settings("runs rho", *product((1, 3, 5, 10), (0.0, 0.5, 0.8)))
 def test_interval_of_the_scoreboard_covers(runs, rho, simulations) -> None:
-    """Two layers of 8 experts. The truth is Spearman's mean in samples of 8 of a normal population [Moran 1948]."""
+    """Two layers of 8 experts. The truth is Spearman's mean in samples of 8 of a normal population [Moran 1948]. A rho
+    of ±1, once in a thousand of one run, has no interval, which counts as a miss."""
     n = 8
     truth = 6 / (math.pi * (n + 1)) * (math.asin(rho) + (n - 2) * math.asin(rho / 2))
     rng, held = generator(32), 0
     for number in range(simulations):
         measure, effect = scored(rho, runs, n, rng)
-        interval, _ = interval_of(ranked_cells(list(measure), measure, effect), 500, number)
-        held += interval.low <= truth <= interval.high
+        found = interval_of(ranked_cells(list(measure), measure, effect), 500, number)
+        held += found is not None and found[0].low <= truth <= found[0].high
     print(f"scoreboard interval, {runs} runs, rho {rho}: {held / simulations:.3f}")
     assert within(held / simulations, 0.95, simulations)

@@ -169,7 +169,7 @@ def paired_divergences(before: Floats, new_format: Floats, new_content: Floats) 
     between = by_format - by_content
     resampled = bootstrap(
         lambda weights: weights @ between / weights.sum(1), np.zeros(len(between), dtype=np.int64)
-    ).difference()
+    ).difference(long_tails=True)
     return {
         "format_divergence": float(by_format.mean()),
         "content_divergence": float(by_content.mean()),

@@ -74,7 +74,6 @@ def matched_tokens(
     resampled = bootstrap(
         lambda weights: _compared(similarity(resampled_shares(pairs, group, 2 * domains, weights)), matchings),
         group,
-        documents=int(documents_per_domain(domain).min()),
         replicates=replicates,
         seed=seed,
     )
@@ -104,9 +103,7 @@ def matched_profiles(
         resampled = (_profiles(resampled_shares(routed, group, 2 * domains, weights)) for routed in (counts, others))
         return _compared(_correlation(*resampled), matchings)
 
-    found = bootstrap(
-        statistic, group, documents=int(documents_per_domain(domain).min()), replicates=replicates, seed=seed
-    )
+    found = bootstrap(statistic, group, replicates=replicates, seed=seed)
     value, low, high = (float(np.clip(each, -1, 1)) for each in (found.corrected, *found.reflected()))
     raw = float(found.observed)
     return _match(Estimate(value, Interval(low, high)), raw, null, _correlation(ours, theirs))

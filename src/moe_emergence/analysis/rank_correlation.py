@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.stats import rankdata, t
+from scipy.stats import norm, rankdata, t
 
 from moe_emergence.analysis.statistics import ROUNDING, TAIL, Interval, generator, resampled_weights
 
@@ -72,10 +72,13 @@ def ranked_cells(cells: Sequence[Cell], measure: Values, effect: Values) -> Rank
 
 
 def interval_of(ranked: Ranked, replicates: int, seed: int = 0) -> tuple[Interval, Resampled] | None:
-    """The interval of the pooled correlation: atanh(rho) ± t·s, turned back, s the standard deviation over resamples of
-    n runs × √(n/(n − 1)), or where runs are few over resamples of experts within layers (as it is: repeated ranks
-    correlate more unevenly than ranks, which makes up for the few of a layer); t of as many degrees of freedom as
-    there are units less strata. None where that is none, or rho is ±1."""
+    """The interval of the pooled correlation, atanh(rho) ± t·s turned back; None where there is one unit alone, or
+    rho is ±1.
+
+    Over n runs, s is the standard deviation over resamples × √(n/(n − 1)), and t has n − 1 degrees of freedom. Where
+    runs are few, experts are resampled within layers, t is the normal's, and s takes √(1 + rho²/2), as Spearman's
+    correlation varies more than that of fixed ranks [Bonett and Wright 2000, eq. 5].
+    """
     over_runs = int(ranked.run.max()) + 1 >= FEWEST_RUNS
     unit = ranked.run if over_runs else ranked.expert
     first = np.unique(unit, return_index=True)[1]
@@ -86,9 +89,10 @@ def interval_of(ranked: Ranked, replicates: int, seed: int = 0) -> tuple[Interva
         return None
     weights = resampled_weights(stratum, replicates, generator(seed))[:, unit].astype(np.float64)
     resampled = np.clip(pooled_correlation(ranked, weights), -1 + 1e-3, 1 - 1e-3)
-    inflation = len(stratum) / (len(stratum) - 1) if over_runs else 1
-    error = float(np.arctanh(resampled).std() * np.sqrt(inflation))
-    spread = float(t.ppf(1 - TAIL, len(stratum) - len(sizes))) * error
+    runs = len(stratum)
+    inflation = runs / (runs - 1) if over_runs else 1 + rho**2 / 2
+    student = t.ppf(1 - TAIL, runs - 1) if over_runs else norm.ppf(1 - TAIL)
+    spread = float(student * np.arctanh(resampled).std() * np.sqrt(inflation))
     low, high = np.tanh(np.arctanh(rho) - spread), np.tanh(np.arctanh(rho) + spread)
     return Interval(float(low), float(high)), "runs" if over_runs else "experts"
 

@@ -238,7 +238,8 @@ class Suite:
     Attributes:
         conclusive: False when the runs are too short for conclusions; `note` says why.
         runs: finished ones, by arm in the suite's order, then by seed.
-        going: those still going, as far as their records go: `last_step` is their last trace's. Measures leave them out.
+        going: those still going, as far as their records go: `last_step` is that of their last trace. No measure has
+            them.
     """
 
     folder: Path

@@ -110,14 +110,11 @@ class Bootstrap:
 
     def shares(self) -> tuple[Float[np.ndarray, "*values"], Float[np.ndarray, "*values"]]:
         """(low, high) of shares of a total: the logit of θ̂ ± t·standard_error/(θ̂(1 − θ̂)), turned back into a share;
-        within 0..1, longer towards 1/2. A share of 0 or 1 has no spread: both ends are it.
-
-        t has (n − 1)/2 degrees of freedom: shares of documents have long tails, so that their spread is known about
-        half as well as a normal's (2n/(2 + γ) degrees at an excess kurtosis γ of 2) [Satterthwaite 1946].
+        within 0..1, longer towards 1/2. A share of 0 or 1 has no spread: both ends are it. Tails are long.
         """
         share = self.observed
         inside = (share > 0) & (share < 1)
-        student = t.ppf(1 - TAIL, (np.asarray(self.documents) - 1) / 2)
+        student = t.ppf(1 - TAIL, self._degrees(long_tails=True))
         spread = student * self.standard_error / np.where(inside, share * (1 - share), 1)
         centre = logit(np.where(inside, share, 0.5))
         low, high = expit(centre - spread), expit(centre + spread)
@@ -128,19 +125,24 @@ class Bootstrap:
         value, margin = float(self.observed), float(self._student * self.standard_error)
         return Estimate(value, Interval(value - margin, value + margin))
 
-    def difference(self, biased: bool = False) -> Difference:
+    def difference(self, biased: bool = False, long_tails: bool = False) -> Difference:
         """A single value read as a difference: θ̂ (`corrected` if biased) ± t·standard_error, and p of their ratio under
-        Student's t with n − 1 degrees of freedom; p = 1 when nothing differs, 0 when all documents differ alike."""
+        Student's t; p = 1 when nothing differs, 0 when all documents differ alike."""
         value, error = float(self.corrected if biased else self.observed), float(self.standard_error)
-        margin = float(self._student) * error
-        return Difference(
-            value, Interval(value - margin, value + margin), _two_sided(value, error, int(self.documents))
-        )
+        degrees = float(self._degrees(long_tails))
+        margin = float(t.ppf(1 - TAIL, degrees)) * error
+        return Difference(value, Interval(value - margin, value + margin), _two_sided(value, error, degrees))
 
     def equivalence(self, margin: float, biased: bool = False) -> Equivalence:
         """A single value tested for being within ±margin, on the standard error and the t of `difference`."""
         value = float(self.corrected if biased else self.observed)
         return _equivalence(value, float(self.standard_error), int(self.documents) - 1, margin)
+
+    def _degrees(self, long_tails: bool = False) -> Float[np.ndarray, "*values"]:
+        """Degrees of freedom of Student's t: n − 1. Where documents' values have long tails, as shares and divergences
+        do, their spread is known about half as well as a normal's: (n − 1)/2, from 2n/(2 + γ) at an excess kurtosis γ
+        of 2 [Satterthwaite 1946]."""
+        return (np.asarray(self.documents) - 1) / (2 if long_tails else 1)
 
     @property
     def _inflation(self) -> Float[np.ndarray, "*values"]:
@@ -149,7 +151,7 @@ class Bootstrap:
 
     @property
     def _student(self) -> Float[np.ndarray, "*values"]:
-        return np.asarray(t.ppf(1 - TAIL, np.asarray(self.documents) - 1))
+        return np.asarray(t.ppf(1 - TAIL, self._degrees()))
 
 
 def bootstrap(
@@ -290,7 +292,7 @@ def seed_difference(differences: Float[np.ndarray, " seeds"]) -> Difference:
     """
     mean, error, degrees = _over_seeds(differences)
     margin = float(t.ppf(1 - TAIL, degrees)) * error
-    return Difference(mean, Interval(mean - margin, mean + margin), _two_sided(mean, error, degrees + 1))
+    return Difference(mean, Interval(mean - margin, mean + margin), _two_sided(mean, error, degrees))
 
 
 def seed_equivalence(differences: Float[np.ndarray, " seeds"], margin: float) -> Equivalence:
@@ -317,7 +319,7 @@ def _equivalence(value: float, error: float, degrees: int, margin: float) -> Equ
     return Equivalence(value, Interval(value - spread, value + spread), p, margin)
 
 
-def _two_sided(value: float, error: float, documents: int) -> float:
+def _two_sided(value: float, error: float, degrees: float) -> float:
     if abs(value) <= ROUNDING:
         return 1.0
-    return float(2 * t.sf(abs(value) / error, documents - 1)) if error > ROUNDING else 0.0
+    return float(2 * t.sf(abs(value) / error, degrees)) if error > ROUNDING else 0.0

@@ -18,7 +18,7 @@ from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables, make_tables
 from moe_emergence.training.run_directory import CONFIG, MANIFEST, METRICS, TIMINGS
 
-_SHOWING = ("report", "commands", "tracking", "cli.py")
+_SHOWING = ("report", "explore", "commands", "tracking", "cli.py")
 """Parts of the package that show tables and make none."""
 
 

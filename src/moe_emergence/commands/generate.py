@@ -37,62 +37,19 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def continued(model: Any, tokenizer: "Tokenizer", given: Arguments) -> list[TokenUse]:
-    """Every token of prompt and continuation with the experts it was sent to.
+    """Every token of prompt and continuation with the experts it was sent to."""
+    from moe_emergence.explore.generation import continuation, prompt_ids
+    from moe_emergence.explore.reading import pieces, read_tokens
 
-    One forward over the whole text gives them: attention looks back only, so a token's experts do not depend on what
-    follows it.
-    """
-    import torch
-
-    prompt = _prompt_ids(tokenizer, given["prompt"])
-    _refuse_too_long(len(prompt), given["max_new_tokens"], model.config.n_positions)
-    torch.manual_seed(given["seed"])
-    drawn: dict[str, Any] = {"do_sample": False}
-    if given["temperature"] > 0:
-        drawn = {"do_sample": True, "temperature": given["temperature"], "top_k": 0, "top_p": 1.0}
-    with torch.inference_mode():
-        whole = model.generate(
-            torch.tensor([prompt]),
-            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-            max_new_tokens=given["max_new_tokens"],
-            pad_token_id=model.config.eos_token_id,
-            **drawn,
-        )
-        routes = getattr(model(input_ids=whole, use_cache=False), "routes", None) or ()
-    ids = whole[0].tolist()
-    chosen = {int(route.layer_idx): route.topk_indices.tolist() for route in routes}
+    prompt = prompt_ids(tokenizer, given["prompt"])
+    ids = continuation(model, prompt, new=given["max_new_tokens"], temperature=given["temperature"], seed=given["seed"])
+    layers = read_tokens(model, ids).layers
     return [
         TokenUse(
             text=text,
             generated=place >= len(prompt),
-            experts={layer: tuple(experts[place]) for layer, experts in chosen.items()},
-            of=model.config.num_experts if chosen else 0,
+            experts={layer.layer: layer.experts[place] for layer in layers},
+            of=model.config.num_experts if layers else 0,
         )
-        for place, text in enumerate(_pieces(tokenizer, ids))
+        for place, text in enumerate(pieces(tokenizer, ids))
     ]
-
-
-def _prompt_ids(tokenizer: "Tokenizer", prompt: str) -> list[int]:
-    """The prompt's tokens; an empty prompt opens a document."""
-    from moe_emergence.data.tokenizer import encode, end_of_text_id
-
-    return encode(tokenizer, [prompt])[0] or [end_of_text_id(tokenizer)]
-
-
-def _refuse_too_long(prompt: int, new: int, context: int) -> None:
-    if prompt + new > context:
-        raise ConfigError(
-            f"the prompt's {prompt} tokens and --max-new-tokens {new} are more than the model's context of {context}: "
-            "shorten one of them"
-        )
-
-
-def _pieces(tokenizer: "Tokenizer", ids: list[int]) -> list[str]:
-    """Each token's own text; of a character made of several tokens the last has it, the others nothing."""
-    pieces, text = [], ""
-    for end in range(1, len(ids) + 1):
-        longer = tokenizer.decode(ids[:end], skip_special_tokens=False)
-        whole = not longer.endswith("�") or end == len(ids)
-        pieces.append(longer[len(text) :] if whole else "")
-        text = longer if whole else text
-    return pieces

@@ -5,7 +5,7 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr, t
+from scipy.stats import norm, spearmanr
 
 from moe_emergence.analysis.rank_correlation import (
     Cell,
@@ -184,8 +184,8 @@ def test_interval_over_experts_draws_them_within_their_layers() -> None:
     drawn = [
         float(pooled_correlation(ranked, row.astype(float))) for row in resampled_weights(layers, 300, generator(4))
     ]
-    centre = math.atanh(float(pooled_correlation(ranked, np.ones(16))))
-    spread = t.ppf(0.975, 16 - 2) * np.arctanh(drawn).std()
+    rho = float(pooled_correlation(ranked, np.ones(16)))
+    centre, spread = math.atanh(rho), norm.ppf(0.975) * np.arctanh(drawn).std() * math.sqrt(1 + rho**2 / 2)
     assert over == "experts"
     assert (found.low, found.high) == pytest.approx((math.tanh(centre - spread), math.tanh(centre + spread)), abs=1e-9)
 

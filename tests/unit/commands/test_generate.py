@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from moe_emergence import cli
 from moe_emergence.commands.arguments import Arguments
-from moe_emergence.commands.generate import _pieces, continued
+from moe_emergence.commands.generate import continued
 from moe_emergence.config import MoEConfig, RunConfig, to_dict
 from moe_emergence.data.corpora import make_corpus
 from moe_emergence.data.documents import Document
@@ -162,14 +162,6 @@ def test_an_empty_prompt_opens_a_document(base: Path) -> None:
     model, tokenizer = load_trained(base)
     tokens = continued(model, tokenizer, _options(""))
     assert [token.generated for token in tokens] == [False, *[True] * 5]
-
-
-@pytest.mark.parametrize("text", ["naïve 🐋 whale", "日本", "tab\tand\nline", ""])
-def test_the_pieces_make_the_text(tokenizer: Tokenizer, text: str) -> None:
-    ids = tokenizer.encode(text).ids
-    pieces = _pieces(tokenizer, ids)
-    assert "".join(pieces) == text
-    assert len(pieces) == len(ids)
 
 
 @pytest.mark.parametrize(
