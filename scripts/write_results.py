@@ -26,7 +26,7 @@ from moe_emergence.report.summary import Summary, suite_summary
 
 BEGIN, END = "<!-- results: made by scripts/write_results.py -->", "<!-- end of results -->"
 EVIDENCE = ("specificity", "token_split", "regret", "equivalence", "matches", "scores")
-README_FIGURES = ("specialisation", "load-no_lb")
+README_FIGURES = ("specialisation", "load-map-no_lb")
 
 
 def main() -> None:

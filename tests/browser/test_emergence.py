@@ -186,7 +186,7 @@ def test_layer_arm_and_text_are_chosen_and_the_address_keeps_them(report: Report
     page = open_page(report.path, fragment=address)
     assert page.evaluate(state) == kept
     assert shown_arms(page) == ["moe", "top2"]
-    assert page.locator("#emergence-heading").evaluate("e => Math.abs(e.getBoundingClientRect().top) < 400")
+    assert page.locator("#emergence").evaluate("e => Math.abs(e.getBoundingClientRect().top) < 400")
     page.evaluate("location.hash = '#step=999999&layer=-4&arm=%3Cimg%3E&versus=moe&document=none&more=1'")
     expect(page.locator("#emergence-at")).to_have_text("step 30")
     assert shown_arms(page) == ["moe", "moe"]

@@ -18,7 +18,8 @@ PHONE, DESKTOP = 380, 1280
 CELLS = """table => {
     const columns = [...table.querySelectorAll("th")].map(head => head.dataset.column);
     return [...table.querySelectorAll("tbody tr")].map(row => [...row.cells].map((cell, place) => [
-        columns[place], cell.querySelector("data").value, cell.textContent])); }"""
+        columns[place], cell.querySelector("data").value,
+        cell.querySelector("data").textContent])); }"""
 RELATIVE_LUMINANCE = """element => {
     const channel = value => value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
     const luminance = text => { const [r, g, b] = text.match(/[\\d.]+/g).map(v => channel(v / 255));
@@ -68,7 +69,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_opens_from_disk_without_a_request_an_error_or_a_dialog(planted: Path, open_page) -> None:
     page = open_page(planted)
     assert "specialise" in page.locator("h1").inner_text()
-    assert page.locator("figure img").count() == 21
+    assert page.locator("figure img").count() == 28
     broken = page.evaluate("[...document.images].filter(image => !image.complete || image.naturalWidth === 0).length")
     assert broken == 0
 
@@ -86,10 +87,9 @@ def test_every_number_in_a_table_is_that_of_its_csv(planted: Path, open_page) ->
     tables = page.locator("table[data-table]").all()
     names = [table.get_attribute("data-table") for table in tables]
     assert [name for name in names if name not in evidence] == [
-        "verdicts", "information", "information_changes", "information_differences", "arms", "runs", "shares",
-        "first_choice_shares",
-        "class_information", "token_classes", "routing", "first_choice_routing", "loss_differences", "arm_losses",
-        "receipts", "sources", "format_audit", "costs",
+        "arms_compared", "runs", "loss_differences", "arm_losses", "verdicts", "information", "information_changes",
+        "information_differences", "shares", "first_choice_shares", "class_information", "token_classes", "routing",
+        "first_choice_routing", "sources", "format_audit", "receipts", "costs",
     ]  # fmt: skip
     for name, table in zip(names, tables, strict=True):
         with (planted.parent / f"tables/{name}.csv").open(encoding="utf-8", newline="") as file:

@@ -3,17 +3,15 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
-from moe_emergence.analysis.balance import RoutingRow
-from moe_emergence.analysis.evolution import LoadPoint, LossPoint, RoutingPoint
-from moe_emergence.report.numbers import GAP, number_list
-from moe_emergence.report.style import DEAD, HOT, ORDINARY, arm_styles, label, new_figure
+from moe_emergence.analysis.evolution import LossPoint, RoutingPoint
+from moe_emergence.report.numbers import GAP
+from moe_emergence.report.style import arm_styles, label, new_figure
 
 Styles = Mapping[str, Mapping[str, Any]]
 Lines = Mapping[tuple[str, int], tuple[list[int], list[float]]]
@@ -29,48 +27,6 @@ class Legend:
 
     def styles(self) -> Styles:
         return arm_styles(self.arms, self.dense)
-
-
-def load_curves(points: Sequence[LoadPoint], routing: Sequence[RoutingRow], top: float) -> Figure:
-    """One panel a layer (and seed) of one arm: each expert's share of the training assignments over steps.
-
-    Experts that are hot or dead at the last step on test are coloured; the dashed line is the uniform share 1/E.
-
-    Args:
-        top: where the axis ends, over all arms that are to be compared.
-    """
-    panels = [(key, list(rows)) for key, rows in groupby(points, key=lambda point: (point.seed, point.layer))]
-    seeds = len({seed for (seed, _), _ in panels})
-    figure, axes = stacked_panels(len(panels), 1.65)
-    for axis, ((seed, layer), rows) in zip(axes, panels, strict=True):
-        flagged = next(row for row in routing if (row.seed, row.layer) == (seed, layer))
-        _draw_loads(axis, rows, flagged)
-        marks = f"hot: {number_list(flagged.hot)}; dead: {number_list(flagged.dead)}"
-        axis.set_title(f"layer {layer}" + (f", seed {seed}" if seeds > 1 else "") + f" ({label(marks, 44)})")
-    axes[0].set_ylim(0, top)
-    for axis in axes:
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=f"{GAP}%"))
-    return figure
-
-
-def _draw_loads(axis: Any, rows: Sequence[LoadPoint], flagged: RoutingRow) -> None:
-    marks = dict.fromkeys(flagged.hot, (HOT, 2.0)) | dict.fromkeys(flagged.dead, (DEAD, 1.6))
-    by_expert = sorted(rows, key=lambda row: (row.expert in marks, row.expert))
-    for expert, mine in groupby(by_expert, key=lambda row: row.expert):
-        line = list(mine)
-        colour, width = marks.get(expert, (ORDINARY, 1.0))
-        axis.plot([row.step for row in line], [row.load for row in line], color=colour, linewidth=width)
-    axis.axhline(rows[0].uniform, color="black", linestyle="--", linewidth=0.9)
-    axis.annotate(
-        "1/E",
-        (1, rows[0].uniform),
-        xycoords=("axes fraction", "data"),
-        xytext=(2, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=8,
-    )
-    axis.set_ylabel("load")
 
 
 def entropy_curves(

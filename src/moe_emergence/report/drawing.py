@@ -12,7 +12,9 @@ class Drawing:
 
     Attributes:
         name: of its files.
-        section: where on the page it belongs: specialisation, shares, classes, routing or loss.
+        section: where on the page it belongs: answer, loss, specialisation, shares, classes, collapse, routing or
+            evidence.
+        tables: names of the tables that it is drawn from, whose CSV files hold its data.
         title: the finding, computed; reading: units, n, and how to read it.
     """
 
@@ -20,4 +22,5 @@ class Drawing:
     section: str
     title: str
     reading: str
+    tables: tuple[str, ...]
     make: Callable[[], Figure]

@@ -6,54 +6,39 @@ from functools import partial
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import findings
-from moe_emergence.report.curves import Legend, domain_loss_curves, entropy_curves, load_curves, loss_curves
+from moe_emergence.report.collapse_drawings import collapse_drawings, training_sample
+from moe_emergence.report.curves import domain_loss_curves, entropy_curves, loss_curves
 from moe_emergence.report.drawing import Drawing
+from moe_emergence.report.evidence_drawings import evidence_drawings
 from moe_emergence.report.heatmap_drawings import class_drawings, share_drawings
 from moe_emergence.report.measure_drawings import legend_of, loss_difference_drawings, specialisation_drawings
-from moe_emergence.report.numbers import count, decimal, percent, plural
-from moe_emergence.routing import DEAD_SHARE, HOT_EXCESS
+from moe_emergence.report.numbers import count, plural
 
 
 def drawings(suite: Suite, tables: Tables) -> list[Drawing]:
     """What there is to draw; a suite without experts has only its losses."""
     return [
         *specialisation_drawings(suite, tables),
-        *share_drawings(tables),
+        *share_drawings(suite, tables),
         *class_drawings(suite, tables),
-        *_routing_drawings(suite, tables),
         *loss_difference_drawings(suite, tables),
         *_loss_drawings(suite, tables),
+        *collapse_drawings(suite, tables),
+        *_entropy_drawings(suite, tables),
+        *evidence_drawings(suite, tables),
     ]
 
 
-def _routing_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
+def _entropy_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
+    if not any(point.maximum > 0 for point in tables.entropy_over_steps):
+        return
     legend = legend_of(suite)
-    top = 1.04 * max((point.load for point in tables.load_over_steps), default=1.0)
-    for arm in dict.fromkeys(point.arm for point in tables.load_over_steps):
-        points = [point for point in tables.load_over_steps if point.arm == arm]
-        routing = [row for row in tables.routing if row.arm == arm]
-        yield Drawing(
-            name=f"load-{arm}",
-            section="routing",
-            title=findings.load_finding(routing),
-            reading=(
-                f"One line an expert: its share of a training step's assignments ({_sample(suite, points[0].steps)}). "
-                f"Orange: hot at the end on test (excess above {decimal(HOT_EXCESS)}); blue: dead (below "
-                f"{percent(DEAD_SHARE)} of the uniform share 1/E = {percent(points[0].uniform)}, dashed); grey: "
-                "neither. One scale for all arms."
-            ),
-            make=partial(load_curves, points, routing, top),
-        )
-    if any(point.maximum > 0 for point in tables.entropy_over_steps):
-        yield from _entropy_drawings(suite, tables, legend)
-
-
-def _entropy_drawings(suite: Suite, tables: Tables, legend: Legend) -> Iterator[Drawing]:
-    sample = _sample(suite, tables.entropy_over_steps[0].steps)
+    sample = training_sample(suite, tables.entropy_over_steps[0].steps)
     where = f"Lines: training tokens ({sample}); title: test text at the last step."
     yield Drawing(
         name="entropy-per-token",
         section="routing",
+        tables=("entropy_over_steps",),
         title=findings.confidence_finding(tables.routing),
         reading=(
             "Confidence: the mean entropy of a token's routing probabilities (without noise), as a share of its "
@@ -64,6 +49,7 @@ def _entropy_drawings(suite: Suite, tables: Tables, legend: Legend) -> Iterator[
     yield Drawing(
         name="entropy-of-load",
         section="routing",
+        tables=("entropy_over_steps",),
         title=findings.spread_finding(tables.routing),
         reading=(
             "Balance: the entropy of the shares of assignments, as a share of its maximum ln E. 1: all experts equally "
@@ -71,12 +57,6 @@ def _entropy_drawings(suite: Suite, tables: Tables, legend: Legend) -> Iterator[
         ),
         make=partial(entropy_curves, tables.entropy_over_steps, legend, "entropy_of_load"),
     )
-
-
-def _sample(suite: Suite, steps: int) -> str:
-    config = suite.runs[0].config
-    tokens = f"n = {count(config.training.batch_size * config.data.block_size)} tokens a step"
-    return tokens if steps == 1 else f"{tokens}, averaged over {steps} steps"
 
 
 def _loss_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
@@ -93,6 +73,7 @@ def _loss_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     yield Drawing(
         name="loss",
         section="loss",
+        tables=("loss_over_steps",),
         title=findings.loss_finding(finished),
         reading=reading,
         make=partial(loss_curves, tables.loss_over_steps, legend),
@@ -100,6 +81,7 @@ def _loss_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     yield Drawing(
         name="loss-domains",
         section="loss",
+        tables=("loss_over_steps",),
         title=findings.domain_loss_finding(finished, suite.domains),
         reading=f"The same, a panel a domain. {reading}",
         make=partial(domain_loss_curves, tables.loss_over_steps, legend),

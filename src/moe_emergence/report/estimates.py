@@ -23,7 +23,8 @@ ROW, PANEL = 0.23, 0.42
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """An estimate with its interval; `seeds` are the smallest and largest of single seeds, where there are several."""
+    """An estimate with its interval; `ticks` are other values of its row: the smallest and largest of single seeds, or
+    what chance gives."""
 
     text: str
     value: float
@@ -31,7 +32,7 @@ class Mark:
     high: float
     colour: str
     filled: bool = True
-    seeds: tuple[float, float] | None = None
+    ticks: tuple[float, ...] = ()
 
 
 def specialisation_marks(
@@ -47,7 +48,7 @@ def specialisation_marks(
     learned = {(row.arm, row.seed, row.layer): is_learned(row) for row in verdicts}
     begun = {(row.arm, row.seed, row.layer): fresh_range(row) for row in first}
     panels = {layer: _in_order([row for row in last if row.layer == layer], legend) for layer in layers}
-    figure, axes = _panels([len(rows) for rows in panels.values()], legend_lines=2)
+    figure, axes = mark_panels([len(rows) for rows in panels.values()], legend_lines=2)
     for axis, (layer, rows) in zip(axes, panels.items(), strict=True):
         for place, row in enumerate(rows):
             key = (row.arm, row.seed, row.layer)
@@ -55,7 +56,7 @@ def specialisation_marks(
             _bar(axis, place, fresh_range(row), 0.5, FRESH_LAST)
             _bar(axis, place, null_range(row), 0.24, PERMUTED)
             axis.set_title(f"layer {layer}")
-        _draw(axis, [_specialisation_mark(row, learned, legend, seeds) for row in rows])
+        draw_marks(axis, [_specialisation_mark(row, learned, legend, seeds) for row in rows])
     axes[-1].set_xlabel("domain information beyond chance, % of H(D)")
     axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=f"{GAP}%"))
     _specialisation_legend(figure, begun)
@@ -108,7 +109,7 @@ def loss_difference_forest(rows: Sequence[LossDifferenceRow], legend: Legend) ->
         ]
         for domain in domains
     }
-    figure, axes = _forest(panels)
+    figure, axes = forest(panels)
     against = "" if several else f" minus {label(rows[0].against)}"
     axes[-1].set_xlabel(f"LM loss{against}, nats{GAP}/{GAP}token (below 0: better)")
     return figure
@@ -119,13 +120,13 @@ def information_difference_forest(rows: Sequence[InformationDifferenceRow], lege
     several = len({row.against for row in rows}) > 1
     panels = {
         f"layer {layer}": [
-            _difference_mark(row, row.share, row.low_share, row.high_share, legend, several, None)
+            _difference_mark(row, row.share, row.low_share, row.high_share, legend, several, ())
             for row in rows
             if row.layer == layer
         ]
         for layer in sorted({row.layer for row in rows})
     }
-    figure, axes = _forest(panels)
+    figure, axes = forest(panels)
     against = "" if several else f" minus that of {label(rows[0].against)}"
     axes[-1].set_xlabel(f"domain information{against}, % of H(D)")
     axes[-1].xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=f"{GAP}%"))
@@ -139,7 +140,7 @@ def _difference_mark(
     high: float,
     legend: Legend,
     several: bool,
-    seeds: tuple[float, float] | None,
+    seeds: tuple[float, ...],
 ) -> Mark:
     return Mark(
         text=f"{label(row.arm, 14)}{f' − {label(row.against, 14)}' if several else ''}",
@@ -148,20 +149,22 @@ def _difference_mark(
         high=high,
         colour=legend.styles()[row.arm]["color"],
         filled=row.p_holm < ALPHA,
-        seeds=seeds if row.seeds > 1 else None,
+        ticks=seeds if row.seeds > 1 else (),
     )
 
 
-def _forest(panels: Mapping[str, Sequence[Mark]]) -> tuple[Figure, Any]:
-    figure, axes = _panels([len(marks) for marks in panels.values()])
+def forest(panels: Mapping[str, Sequence[Mark]], baseline: float = 0.0) -> tuple[Figure, Any]:
+    """One panel a title, one row a mark, and a line at `baseline`."""
+    figure, axes = mark_panels([len(marks) for marks in panels.values()])
     for axis, (title, marks) in zip(axes, panels.items(), strict=True):
-        axis.axvline(0, color="black", linewidth=0.9)
+        axis.axvline(baseline, color="black", linewidth=0.9)
         axis.set_title(title)
-        _draw(axis, marks)
+        draw_marks(axis, marks)
     return figure, axes
 
 
-def _panels(rows: Sequence[int], legend_lines: int = 0) -> tuple[Figure, Any]:
+def mark_panels(rows: Sequence[int], legend_lines: int = 0) -> tuple[Figure, Any]:
+    """An empty figure of one panel for each number of rows, which is how tall it is."""
     heights = [PANEL + ROW * number for number in rows]
     figure = new_figure(0.45 + sum(heights) + 0.22 * legend_lines)
     axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": heights})[:, 0]
@@ -169,12 +172,12 @@ def _panels(rows: Sequence[int], legend_lines: int = 0) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _draw(axis: Any, marks: Sequence[Mark]) -> None:
-    """Marks from top to bottom; thin ends where single seeds reach beyond, hollow where a mark is not filled."""
+def draw_marks(axis: Any, marks: Sequence[Mark]) -> None:
+    """Marks from top to bottom, each with its interval and ticks; hollow where a mark is not filled."""
     for place, mark in enumerate(marks):
         axis.plot([mark.low, mark.high], [place, place], color=mark.colour, linewidth=1.8, solid_capstyle="butt")
-        if mark.seeds is not None:
-            axis.plot(mark.seeds, [place, place], color=mark.colour, linewidth=0, marker="|", markersize=7)
+        for tick in mark.ticks:
+            axis.plot([tick], [place], color=mark.colour, linewidth=0, marker="|", markersize=7)
         face = mark.colour if mark.filled else "white"
         axis.plot([mark.value], [place], color=mark.colour, marker="o", markersize=5.5, markerfacecolor=face)
     axis.set_yticks(range(len(marks)), [mark.text for mark in marks])

@@ -3,7 +3,7 @@
 from typing import Any
 
 from moe_emergence.analysis.records import Suite
-from moe_emergence.analysis.scoreboard import ALL_ARMS
+from moe_emergence.analysis.scoreboard import ALL_ARMS, ScoreRow
 from moe_emergence.analysis.specialisation import FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import numbers as n
@@ -223,16 +223,20 @@ def _scores(tables: Tables) -> PageTable:
         Column(title="runs", field="runs", show=n.count),
         Column(title="resampled", field="resampled"),
     ]
-    rows = [row for row in tables.scores if row.arm == ALL_ARMS] or list(tables.scores)
-    last = max((row.step for row in rows), default=0)
-    rows = [row for row in rows if row.step == last and row.effect.startswith(REROUTED)]
     return make_table(
         "scores",
         "Scoreboard: does a measure predict what an expert is worth?",
-        rows,
+        shown_scores(tables),
         columns,
         "rerouting, the last step, arms together; every effect, step and arm",
     )
+
+
+def shown_scores(tables: Tables) -> list[ScoreRow]:
+    """Rerouting at the last step; of all arms together, where there are several."""
+    rows = [row for row in tables.scores if row.arm == ALL_ARMS] or list(tables.scores)
+    last = max((row.step for row in rows), default=0)
+    return [row for row in rows if row.step == last and row.effect.startswith(REROUTED)]
 
 
 def _lift(suite: Suite, tables: Tables) -> PageTable:

@@ -47,15 +47,6 @@ def class_finding(
     )
 
 
-def load_finding(routing: Sequence[RoutingRow]) -> str:
-    """The busiest expert of one arm."""
-    top = max(routing, key=lambda row: row.max_load)
-    return (
-        f"{top.arm}: the busiest expert of {place(top, routing)} takes {percent(top.max_load)} of the {slots(top)}, "
-        f"where an equal share is {percent(1 / top.experts)}"
-    )
-
-
 def slots(row: RoutingRow) -> str:
     """What a load is a share of: a token has one assignment with top-1, k with top-k."""
     return "tokens" if row.top_k == 1 else "assignments"

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from moe_emergence.analysis.balance import RoutingRow
-from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.shares import ShareRow
 from moe_emergence.analysis.specialisation import FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
@@ -12,34 +12,38 @@ from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.findings import class_finding, share_finding
 from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS, class_heatmaps, colour_limit, share_heatmaps
 from moe_emergence.report.numbers import GAP, count, percent, plural
+from moe_emergence.report.shown import first_runs, of_run, seed_note
 from moe_emergence.report.verdicts import at_the_end
 
 
-def share_drawings(tables: Tables) -> Iterator[Drawing]:
-    """All slots of every arm and, where that is something else, the first choice."""
+def share_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
+    """All slots of every arm's first seed and, where that is something else, the first choice."""
     limit = colour_limit([*tables.shares, *tables.first_choice_shares])
-    for arm in dict.fromkeys(row.arm for row in tables.shares):
-        yield _share_drawing(arm, tables.shares, tables.routing, limit, "assignments")
-        if any(row.arm == arm for row in tables.first_choice_shares):
-            yield _share_drawing(arm, tables.first_choice_shares, tables.first_choice_routing, limit, "first choices")
+    ways: tuple[tuple[str, Sequence[ShareRow], Sequence[RoutingRow]], ...] = (
+        ("assignments", tables.shares, tables.routing),
+        ("first choices", tables.first_choice_shares, tables.first_choice_routing),
+    )
+    for run in first_runs(suite):
+        for counted, shares, routing in ways:
+            if mine := of_run(run, shares):
+                yield _share_drawing(suite, run, mine, of_run(run, routing), limit, counted)
 
 
 def _share_drawing(
-    arm: str, all_shares: Sequence[ShareRow], all_routing: Sequence[RoutingRow], limit: float, counted: str
+    suite: Suite, run: Run, shares: Sequence[ShareRow], routing: Sequence[RoutingRow], limit: float, counted: str
 ) -> Drawing:
-    shares = [row for row in all_shares if row.arm == arm]
-    routing = [row for row in all_routing if row.arm == arm]
     numbers = "Numbers: %. " if routing[0].experts <= CELL_TEXT_EXPERTS else ""
     return Drawing(
-        name=f"heatmap-{arm}{'-first-choice' if counted == 'first choices' else ''}",
+        name=f"heatmap-{run.arm}{'-first-choice' if counted == 'first choices' else ''}",
         section="shares",
+        tables=("first_choice_shares" if counted == "first choices" else "shares",),
         title=share_finding(shares, counted),
         reading=(
             f"Each row is a domain and sums to 100{GAP}%: the share of its {counted} that goes to each expert, on the "
             f"probe set (beginnings of test documents) at step {count(shares[0].step)}; n = {_smallest(shares)} "
             f"{counted} a domain at least. {numbers}White is the uniform share {percent(shares[0].uniform)}, orange "
             f"above, purple below, on one scale for all arms. The title's bracket is a 95{GAP}% interval over "
-            "documents."
+            f"documents.{seed_note(suite, run)}"
         ),
         make=partial(share_heatmaps, shares, routing, limit),
     )
@@ -58,25 +62,29 @@ def class_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     """Token classes × experts, an arm, of its first seed."""
     cells = [row for row in tables.token_classes if row.counted == FIRST_CHOICE]
     limit = colour_limit(cells)
-    for arm in dict.fromkeys(row.arm for row in cells):
-        seed = min(row.seed for row in cells if row.arm == arm)
-        mine = [row for row in cells if (row.arm, row.seed) == (arm, seed)]
+    for run in first_runs(suite):
+        mine = of_run(run, cells)
+        if not mine:
+            continue
         measured = [
-            row for row in tables.class_information if (row.arm, row.seed, row.counted) == (arm, seed, FIRST_CHOICE)
+            row
+            for row in tables.class_information
+            if (row.arm, row.seed, row.counted) == (run.arm, run.seed, FIRST_CHOICE)
         ]
         end = at_the_end(measured)
         numbers = "Numbers: %. " if len({row.expert for row in mine}) <= CELL_TEXT_EXPERTS else ""
         documents = f"n = {plural(min(row.documents for row in end), 'document')}; " if end else "n = "
-        of_seed = f"Seed {seed}; the other seeds are in its CSV file. " if len(suite.seeds) > 1 else ""
         yield Drawing(
-            name=f"token-classes-{arm}",
+            name=f"token-classes-{run.arm}",
             section="classes",
+            tables=("token_classes",),
             title=class_finding(mine, end, [row for row in measured if row.step == 0]),
             reading=(
                 f"Each row is a class of token and sums to 100{GAP}%: the share of its tokens whose first "
                 f"choice is that expert ({documents}tokens of a class in brackets). {numbers}White is the uniform "
-                f"share {percent(mine[0].uniform)}, orange above, purple below. {of_seed}The title's bits are beyond "
+                f"share {percent(mine[0].uniform)}, orange above, purple below. The title's bits are beyond "
                 "what is left when each document's classes are shifted against its routes."
+                f"{seed_note(suite, run)}"
             ),
             make=partial(class_heatmaps, mine, limit),
         )

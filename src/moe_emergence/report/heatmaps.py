@@ -21,6 +21,8 @@ CELL_TEXT_EXPERTS = 16
 """Up to this many experts each cell is wide enough for its number."""
 WIDE_CELL_EXPERTS = 10
 """Up to this many, for a decimal too."""
+DARK = 0.62
+"""Of the colour scale: from here on a cell is dark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,13 +139,14 @@ def _heatmap(axis: Any, grid: Grid, uniform: float, limit: float) -> Any:
     axis.set(xlim=(-0.5, values.shape[1] - 0.5), ylim=(len(grid.rows) - 0.5, -0.5))
     axis.set_yticks(range(len(grid.rows)), grid.rows)
     axis.tick_params(length=0)
-    _expert_ticks(axis, values.shape[1], grid.marks)
+    expert_ticks(axis, values.shape[1], grid.marks)
     if values.shape[1] <= CELL_TEXT_EXPERTS:
         _write_cells(axis, values, ratios, limit)
     return image
 
 
-def _expert_ticks(axis: Any, experts: int, marks: Mapping[int, str]) -> None:
+def expert_ticks(axis: Any, experts: int, marks: Mapping[int, str]) -> None:
+    """Number the experts below an axis, as many as have room; `marks` are words under an expert's number."""
     every = math.ceil(experts / CELL_TEXT_EXPERTS)
     words = {expert: f"\n{word}" for expert, word in marks.items() if every == 1}
     shown = range(0, experts, every)
@@ -152,8 +155,17 @@ def _expert_ticks(axis: Any, experts: int, marks: Mapping[int, str]) -> None:
 
 def _write_cells(axis: Any, values: Any, ratios: Any, limit: float) -> None:
     for (row, column), share in np.ndenumerate(values):
-        colour = "white" if abs(ratios[row, column]) > 0.62 * limit else "black"
-        axis.text(column, row, _cell_text(share, values.shape[1]), ha="center", va="center", color=colour, fontsize=8)
+        text = _cell_text(share, values.shape[1])
+        write_cell(axis, row, column, text, dark=abs(ratios[row, column]) > DARK * limit)
+
+
+def write_cell(axis: Any, row: int, column: int, text: str, *, dark: bool, size: float = 8, bold: bool = False) -> None:
+    """A number on a cell, white where the cell is dark. The layout need not know it: it lies inside its panel, and
+    asking hundreds of them for their size takes most of a figure's time."""
+    axis.text(
+        column, row, text, ha="center", va="center", fontsize=size, color="white" if dark else "black",
+        fontweight="bold" if bold else "normal", in_layout=False,
+    )  # fmt: skip
 
 
 def _cell_text(share: float, experts: int) -> str:

@@ -35,7 +35,8 @@ def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     scale = f"100{GAP}%: the expert tells the domain for certain; 0: no more than few documents show by chance"
     yield Drawing(
         name="specialisation",
-        section="specialisation",
+        section="answer",
+        tables=("information", "verdicts"),
         title=specialisation_finding(tables),
         reading=(
             f"How much a token's first expert tells of its domain, I(E;D), at the last step; {scale}. {INTERVALS} A "
@@ -49,6 +50,7 @@ def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     yield Drawing(
         name="information",
         section="specialisation",
+        tables=("information",),
         title=information_finding(tables),
         reading=(
             f"The same over training, from the traces at {plural(len({row.step for row in rows}), 'step')}, as % of "
@@ -62,6 +64,7 @@ def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         yield Drawing(
             name="information-differences",
             section="specialisation",
+            tables=("information_differences",),
             title=information_difference_finding(differences),
             reading=(
                 "Each arm's domain information minus its baseline's on the same documents, in percentage points of "
@@ -83,6 +86,7 @@ def loss_difference_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         yield Drawing(
             name="loss-differences",
             section="loss",
+            tables=("loss_differences",),
             title=loss_difference_finding(rows),
             reading=(
                 "Difference in LM loss on test at the last step, nats a token, same documents and seeds on both "

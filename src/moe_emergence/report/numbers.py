@@ -22,44 +22,44 @@ def difference(value: float | None) -> str:
 
 def interval(value: float, low: float, high: float) -> str:
     """A quantity that is not a difference, with its interval: `0.133 [0.110, 0.156]`."""
-    return f"{_minus(value, 3)} [{_minus(low, 3)}, {_minus(high, 3)}]"
+    return f"{minus(value, 3)} [{minus(low, 3)}, {minus(high, 3)}]"
 
 
 def difference_interval(value: float, low: float, high: float) -> str:
     """A difference with its interval: `−0.0031 [−0.0060, −0.0002]`."""
-    return f"{difference(value)} [{_minus(low, 4)}, {_minus(high, 4)}]"
+    return f"{difference(value)} [{minus(low, 4)}, {minus(high, 4)}]"
 
 
 def percent_interval(share: float, low: float, high: float) -> str:
     """A share with its interval, all per cent: `8.4 % [7.1, 9.6]`."""
     places = _percent_places(share, low, high)
-    ends = f"[{_minus(100 * low, places)}, {_minus(100 * high, places)}]"
-    return f"{_minus(100 * share, places)}{GAP}% {ends}"
+    ends = f"[{minus(100 * low, places)}, {minus(100 * high, places)}]"
+    return f"{minus(100 * share, places)}{GAP}% {ends}"
 
 
 def points_interval(share: float, low: float, high: float) -> str:
     """A difference of two shares with its interval, in percentage points: `−3.1 [−4.3, −2.0]`."""
     places = _percent_places(share, low, high)
     sign = "+" if round(100 * share, places) > 0 else ""
-    ends = f"[{_minus(100 * low, places)}, {_minus(100 * high, places)}]"
-    return f"{sign}{_minus(100 * share, places)} {ends}"
+    ends = f"[{minus(100 * low, places)}, {minus(100 * high, places)}]"
+    return f"{sign}{minus(100 * share, places)} {ends}"
 
 
 def percent_range(low: float, high: float) -> str:
     """From one share to another: `3.1 to 5.2 %`."""
     places = _percent_places(low, high)
-    ends = dict.fromkeys((_minus(100 * low, places), _minus(100 * high, places)))
+    ends = dict.fromkeys((minus(100 * low, places), minus(100 * high, places)))
     return f"{' to '.join(ends)}{GAP}%"
 
 
 def signed(value: float | None) -> str:
     """A quantity that may be below 0, to three decimals, without a plus: `−0.006`."""
-    return ABSENT if value is None else _minus(value, 3)
+    return ABSENT if value is None else minus(value, 3)
 
 
 def end(value: float | None) -> str:
     """An end of a difference's interval, to as many decimals as the difference, without a plus: `−0.0060`."""
-    return ABSENT if value is None else _minus(value, 4)
+    return ABSENT if value is None else minus(value, 4)
 
 
 def p_value(value: float | None) -> str:
@@ -84,7 +84,7 @@ def _percent_places(*shares: float) -> int:
     return 1 if max(map(abs, shares)) >= 0.005 else 2
 
 
-def _minus(value: float, places: int) -> str:
+def minus(value: float, places: int) -> str:
     """A signed number without a plus: `−0.006`, `0.000`, `0.110`."""
     text = f"{value:.{places}f}"
     return text.replace("-", "−") if float(text) else f"{0:.{places}f}"

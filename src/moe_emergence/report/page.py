@@ -11,17 +11,22 @@ from moe_emergence.analysis.losses import plain, readable_changes
 from moe_emergence.analysis.reading import read_given
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.stored import analysed
-from moe_emergence.analysis.tables import Tables, write_csv
+from moe_emergence.analysis.tables import Tables, csv_text, write_csv
+from moe_emergence.config import to_dict
 from moe_emergence.report import numbers
 from moe_emergence.report.answer import answers, too_short
+from moe_emergence.report.arms_compared import arms_compared
+from moe_emergence.report.collapse import collapse_sentences
 from moe_emergence.report.drawings import drawings
 from moe_emergence.report.emergence import emergence
 from moe_emergence.report.evidence_tables import evidence_tables
+from moe_emergence.report.excerpts import WINDOW
 from moe_emergence.report.findings import audit_finding
 from moe_emergence.report.page_tables import page_tables
 from moe_emergence.report.passages import style_rules
 from moe_emergence.report.pictures import keep
 from moe_emergence.report.scripts import Script, own_script, plotly_script
+from moe_emergence.report.specialists import specialists
 from moe_emergence.report.statements import statements
 from moe_emergence.report.verdicts import final_information, information_finding
 from moe_emergence.training.neighbour import FRESH_GATES
@@ -50,6 +55,7 @@ def write_report(suite: Suite, tables: Tables) -> Path:
         AnalysisError: the folder cannot be written.
     """
     write_csv(tables, suite.folder / TABLES)
+    replace_file(suite.folder / TABLES / "arms_compared.csv", csv_text(arms_compared(suite, tables)))
     page = _environment().get_template("report.html.j2").render(_context(suite, tables))
     replace_file(suite.folder / REPORT, page)
     return suite.folder / REPORT
@@ -84,6 +90,7 @@ def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
         "policy": policy(scripts),
         "suite": suite,
         "too_short": too_short(suite),
+        "nav": _sections(tables, bool(emerging)),
         "answers": answers(suite, tables),
         "fresh_gates": FRESH_GATES,
         "emergence": emerging,
@@ -96,6 +103,10 @@ def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
         "tables": page_tables(suite, tables),
         "statements": list(statements(suite, tables)),
         "evidence": evidence_tables(suite, tables),
+        "specialists": specialists(suite, tables),
+        "window": WINDOW,
+        "collapse": list(collapse_sentences(suite, tables)),
+        "configs": [(arm.name, to_dict(runs[0].config)) for arm in suite.arms if (runs := suite.runs_of(arm.name))],
         "pictures": [keep(drawing, suite.folder / FIGURES) for drawing in drawings(suite, tables)],
         "data": _data_facts(suite),
         "record": _data_record(suite),
@@ -103,6 +114,18 @@ def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
         "facts": _facts(suite, tables),
         "environments": _environments(suite.runs),
     }
+
+
+def _sections(tables: Tables, emerging: bool) -> list[tuple[str, str]]:
+    """(anchor, name) of the page's sections, in order; those of experts where there are any."""
+    experts = [("specialists", "Specialists"), ("collapse", "Collapse"), ("evidence", "Evidence")]
+    return [
+        ("answer", "Answer"),
+        ("arms", "Arms"),
+        *([("emergence", "Emergence")] if emerging else ()),
+        *(experts if tables.routing else ()),
+        ("method", "Method"),
+    ]
 
 
 def _data_facts(suite: Suite) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Every table of the page; here those of arms, runs, data and costs."""
+"""Every table of the page; here those of runs, data and costs."""
 
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import numbers as n
+from moe_emergence.report.arms_compared import arms_table
 from moe_emergence.report.evidence_tables import evidence_tables
 from moe_emergence.report.measure_tables import measure_tables
 from moe_emergence.report.routing_tables import routing_tables
@@ -23,22 +24,6 @@ def page_tables(suite: Suite, tables: Tables) -> dict[str, PageTable]:
         _costs_table(tables),
     ]
     return {table.name: table for table in made}
-
-
-def arms_table(suite: Suite, tables: Tables) -> PageTable:
-    """LM loss, tokens and parameters an arm."""
-    domains = [Column(title=domain, field=f"lm_loss:{domain}", show=n.loss) for domain in suite.domains]
-    columns = [
-        Column(title="arm", field="arm"),
-        Column(title="LM loss, mean of domains", field="lm_loss_macro", show=n.loss),
-        *_difference_columns(suite),
-        *domains,
-        Column(title="runs", field="runs", show=n.count),
-        Column(title="tokens trained", field="tokens_trained", show=n.count),
-        Column(title="parameters", field="parameters_total", show=n.count),
-        Column(title="used by a token", field="parameters_active", show=n.count),
-    ]
-    return make_table("arms", "LM loss on test at the last step, nats a token", tables.arms, columns)
 
 
 def _difference_columns(suite: Suite) -> list[Column]:

@@ -15,6 +15,7 @@ _INKS = ("#000000", "#FFFFFF")
 _INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 _JOINERS = "\u200c\u200d"
 """Without them emoji and some scripts fall apart; they move nothing."""
+_BLANKS = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,19 @@ def token_texts(pieces: Sequence[bytes]) -> list[str]:
     add nothing, nor does one that the end cuts. Bytes that are no text are �."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     return [decoder.decode(piece) for piece in pieces]
+
+
+def spelled(text: str) -> str:
+    """`text` with its blanks shown: ␣ ⏎ ⇥."""
+    return text.translate(_BLANKS)
+
+
+def spelled_token(piece: bytes) -> str:
+    """One token by itself; bytes that are a part of a character as numbers, ⟨E2 80⟩, and a token of no text as ⟨⟩."""
+    try:
+        return spelled(visible(piece.decode())) or "⟨⟩"
+    except UnicodeDecodeError:
+        return f"⟨{piece.hex(' ').upper()}⟩"
 
 
 def visible(text: str) -> str:

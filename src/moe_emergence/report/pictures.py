@@ -27,6 +27,7 @@ class Picture:
     section: str
     title: str
     reading: str
+    tables: tuple[str, ...]
     source: str
     width: int
 
@@ -46,6 +47,7 @@ def keep(drawing: Drawing, folder: Path) -> Picture:
         section=drawing.section,
         title=drawing.title,
         reading=drawing.reading,
+        tables=drawing.tables,
         source=data_uri(cropped(svg, added * POINTS_PER_INCH)),
         width=width,
     )

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.tables import row_cells
 from moe_emergence.report import numbers as n
 
+Row = TypeVar("Row", bound=Any)
 NUMERIC = {
     n.loss,
     n.difference,
@@ -25,11 +26,13 @@ NUMERIC = {
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One column: its heading, the field (or `field:key`) it shows, and how."""
+    """One column: its heading, the field (or `field:key`) it shows, and how; `ends` are the two fields of its interval,
+    which is shown behind it where the row has one."""
 
     title: str
     field: str
     show: Callable[[Any], str] = str
+    ends: tuple[str, str] | None = None
 
     @property
     def numeric(self) -> bool:
@@ -38,9 +41,10 @@ class Column:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What is shown, and the value in full as the CSV has it."""
+    """What is shown, its interval where it has one, and the value in full as the CSV has it."""
 
     text: str
+    interval: str
     exact: str
     column: Column
 
@@ -91,9 +95,27 @@ def text_table(table: PageTable) -> TextTable:
 
 
 def _cell(row: Any, column: Column) -> Cell:
-    field, _, key = column.field.partition(":")
+    return Cell(
+        text=column.show(_value(row, column.field)),
+        interval=_interval(row, column),
+        exact=row_cells(row)[column.field],
+        column=column,
+    )
+
+
+def _interval(row: Any, column: Column) -> str:
+    low, high = (_value(row, field) for field in column.ends) if column.ends else (None, None)
+    if low is None or high is None:
+        return ""
+    show = n.end if column.show is n.difference else column.show
+    return f"[{show(low)}, {show(high)}]"
+
+
+def _value(row: Any, name: str) -> Any:
+    """Of `field`, or of `field:key`, whose key may hold colons of its own."""
+    field, _, key = name.partition(":")
     value = getattr(row, field)
-    return Cell(text=column.show(value[key] if key else value), exact=row_cells(row)[column.field], column=column)
+    return value[key] if key else value
 
 
 def seed_column(suite: Suite) -> list[Column]:
@@ -106,6 +128,27 @@ def of_first_seed(suite: Suite, rows: Sequence[Any]) -> tuple[list[Any], str]:
     several = len(suite.seeds) > 1
     kept = [row for row in rows if row.seed == suite.seeds[0]] if several else list(rows)
     return kept, f"seed {suite.seeds[0]}; every seed" if several else ""
+
+
+def first_runs(suite: Suite) -> list[Run]:
+    """Of every arm with experts its first run, in the suite's order: what stands for the arm where a picture a seed
+    would be too many."""
+    first = {run.arm: run for run in reversed(suite.runs) if run.manifest.moe_layers}
+    return [run for run in suite.runs if first.get(run.arm) is run]
+
+
+def of_run(run: Run, rows: Sequence[Row]) -> list[Row]:
+    """The rows of one run's last step, or all of its rows where they have no step."""
+    return [
+        row
+        for row in rows
+        if (row.arm, row.seed) == (run.arm, run.seed) and getattr(row, "step", run.last_step) == run.last_step
+    ]
+
+
+def seed_note(suite: Suite, run: Run) -> str:
+    """That a figure is of one seed, where there are others."""
+    return f" Seed {run.seed}; the other seeds are in its data." if len(suite.seeds) > 1 else ""
 
 
 def at_last_step(suite: Suite, rows: Sequence[Any]) -> list[Any]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer import answers, too_short
+from moe_emergence.report.arms_compared import arms_table
 from moe_emergence.report.matrices import knockout_matrices
 from moe_emergence.report.measure_tables import verdicts_table
-from moe_emergence.report.page_tables import arms_table
 from moe_emergence.report.routing_tables import routing_table
 from moe_emergence.report.shown import PageTable, TextTable
 from moe_emergence.report.statements import Statement, statements

@@ -1,8 +1,10 @@
 """Tables of a suite with hand-made measures: what was planted is what sentences and figures must say."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from moe_emergence.analysis.balance import first_choice_rows, routing_rows
@@ -28,6 +30,16 @@ FRESH = (0.03, 0.055)
 """Share of H(D) that fresh gates show; a planted share above the second is learned."""
 Shares = Mapping[tuple[str, int, int], float]
 """(arm, seed, layer) to the share of H(D) at the last step; others have 0.04, which fresh gates reach."""
+
+
+def row_of(kind: type, **known: Any) -> Any:
+    """A row with the values that matter, 0 in other numbers and empty in other texts."""
+    fill = {"int": 0, "float": 0.0, "str": "", "float | None": None}
+    values = {
+        field.name: known.get(field.name, fill.get(getattr(field.type, "__name__", str(field.type)), 0.0))
+        for field in dataclasses.fields(kind)
+    }
+    return kind(**values)
 
 
 def planted_tables(suite: Suite, shares: Shares | None = None, half: float = 0.004) -> Tables:
@@ -234,6 +246,7 @@ def _without_a_picture(drawing: Drawing, folder: Path) -> Picture:
         section=drawing.section,
         title=drawing.title,
         reading=drawing.reading,
+        tables=drawing.tables,
         source="data:,",
         width=9,
     )

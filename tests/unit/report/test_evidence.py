@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from planted_measures import planted_tables
+from planted_measures import planted_tables, row_of
 from synthetic_suite import quickstart_like, write_suite
 
 from moe_emergence.analysis.causal.effects import KnockoutRow
@@ -33,18 +33,8 @@ def tables(suite: Suite) -> Tables:
     return planted_tables(suite)
 
 
-def numbers(kind: type, **known: Any) -> Any:
-    """A row with the values that matter, 0 in other numbers and empty in other texts."""
-    fill = {"int": 0, "float": 0.0, "str": "", "float | None": None}
-    values = {
-        field.name: known.get(field.name, fill.get(getattr(field.type, "__name__", str(field.type)), 0.0))
-        for field in dataclasses.fields(kind)
-    }
-    return kind(**values)
-
-
 def of_layer_3(kind: type, **known: Any) -> Any:
-    return numbers(kind, arm="moe", seed=42, step=4, layer=3, **known)
+    return row_of(kind, arm="moe", seed=42, step=4, layer=3, **known)
 
 
 def said(suite: Suite, tables: Tables) -> str:
@@ -125,7 +115,7 @@ def test_a_matrix_has_an_expert_a_row_and_a_domain_a_column(suite: Suite, tables
 def test_the_answer_says_what_was_found_and_what_was_not(suite: Suite, tables: Tables) -> None:
     """Two layers of one run: one expert beyond chance, a choice that pays in one, one measure of two."""
     specific = [
-        numbers(
+        row_of(
             SpecificityRow,
             arm="moe",
             seed=42,
@@ -139,7 +129,7 @@ def test_the_answer_says_what_was_found_and_what_was_not(suite: Suite, tables: T
         for layer, p in ((2, 0.6), (3, 0.01))
     ]
     regret = [
-        numbers(
+        row_of(
             RegretRow,
             arm="moe",
             seed=42,
@@ -154,14 +144,14 @@ def test_the_answer_says_what_was_found_and_what_was_not(suite: Suite, tables: T
         for layer, r, p, b in ((2, -0.0003, 0.01, 0.17), (3, 0.0014, 0.001, 0.185))
     ]
     split = [
-        numbers(
+        row_of(
             TokenSplitRow, arm="moe", seed=42, step=step, layer=3, counted="first choice", x="token id",
             domain_given_token_share=share, domain_given_token_p=0.005,
         )
         for step, share in ((0, 0.15), (4, 0.188))
     ]  # fmt: skip
     scores = [
-        numbers(
+        row_of(
             ScoreRow, arm="all", step=4, measure=name, effect="next: total", level="expert", rho=rho, low=-0.1,
             high=0.4, p_adjusted=p,
         )

@@ -16,7 +16,7 @@ from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.config import MoEConfig
 from moe_emergence.report import style
-from moe_emergence.report.curves import Legend, domain_loss_curves, entropy_curves, load_curves, loss_curves
+from moe_emergence.report.curves import Legend, domain_loss_curves, entropy_curves, loss_curves
 from moe_emergence.report.drawings import drawings
 from moe_emergence.report.estimates import (
     information_difference_forest,
@@ -165,20 +165,6 @@ def test_token_classes_are_rows_with_their_numbers_and_empty_ones_are_left_out(t
     assert np.ravel(image.get_array()).tolist() == pytest.approx(expected)
 
 
-def test_load_lines_are_the_loads_and_coloured_by_what_became_of_them(tables: Tables) -> None:
-    points = rows_of(tables.load_over_steps, "no_lb")
-    figure = load_curves(points, rows_of(tables.routing, "no_lb"), top=1.0)
-    lines = figure.axes[0].lines
-    colours = [to_hex(line.get_color()).upper() for line in lines[:8]]
-    assert colours.count(style.HOT.upper()) == 1
-    assert colours.count(style.DEAD.upper()) == 5
-    hot = next(line for line in lines if to_hex(line.get_color()).upper() == style.HOT.upper())
-    expected = [point.load for point in points if (point.layer, point.expert) == (2, 5)]
-    assert list(hot.get_ydata()) == expected
-    assert set(lines[8].get_ydata()) == {1 / 8}
-    assert figure.axes[0].get_ylim() == (0, 1)
-
-
 def test_entropy_lines_are_shares_of_the_maximum(tables: Tables) -> None:
     figure = entropy_curves(tables.entropy_over_steps, LEGEND, "entropy_per_token")
     assert len(figure.axes) == 2
@@ -226,7 +212,7 @@ def test_any_number_of_domains_experts_slots_and_layers(
     names = tuple(f"domain {number}" for number in range(domains))
     suite = read_suite(write_suite(tmp_path, PlantedSuite(arms=(arm,), domains=names, steps=3, looks=(0, 3))))
     for drawing in drawings(suite, planted_tables(suite)):
-        if drawing.section in ("routing", "loss"):
+        if drawing.section in ("routing", "loss", "collapse"):
             assert drawing.make().axes
         else:
             picture = keep(drawing, tmp_path / "figures")

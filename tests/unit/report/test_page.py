@@ -48,11 +48,13 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_everything_is_beside_the_page(pair: Path) -> None:
     figures = {path.name for path in (pair / "figures").iterdir()}
     names = [
-        "specialisation", "information", "heatmap-no_lb", "token-classes-no_lb", "load-no_lb", "entropy-per-token",
-        "entropy-of-load", "loss-differences", "loss", "loss-domains",
+        "specialisation", "information", "heatmap-no_lb", "token-classes-no_lb", "load-map-no_lb", "experts-effective",
+        "experts-dead", "experts-hot", "entropy-per-token", "entropy-of-load", "loss-differences", "loss",
+        "loss-domains",
     ]  # fmt: skip
     assert figures == {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
-    assert {path.stem for path in (pair / "tables").iterdir()} == {field.name for field in fields(Tables)}
+    tables = {field.name for field in fields(Tables)} | {"arms_compared"}
+    assert {path.stem for path in (pair / "tables").iterdir()} == tables
 
 
 def test_the_page_says_first_that_it_is_too_short(pair: Path) -> None:
@@ -69,13 +71,41 @@ def test_the_key_picture_stands_first_and_a_caution_stands_by_the_heatmaps(pair:
     assert 'href="#specialisation"' in page
 
 
+def test_sections_stand_in_order_and_every_link_of_the_page_leads_somewhere(pair: Path) -> None:
+    page = (pair / "report.html").read_text("utf-8")
+    sections = re.findall(r'<h2 id="([^"]+)"', page)
+    assert sections == ["answer", "arms", "emergence", "specialists", "collapse", "evidence", "method"]
+    anchors = set(re.findall(r'href="#([^"]+)"', page))
+    assert set(sections) <= anchors
+    assert anchors <= set(re.findall(r'id="([^"]+)"', page))
+
+
+def test_every_figure_links_to_its_data(pair: Path) -> None:
+    page = (pair / "report.html").read_text("utf-8")
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL)
+    assert len(captions) == 13
+    for caption in captions:
+        names = re.findall(r'<a href="(tables/[^"]+)\.csv">', caption)
+        assert names
+        assert all((pair / f"{name}.csv").exists() for name in names)
+
+
+def test_every_expert_has_a_card_and_a_dead_one_says_so(pair: Path) -> None:
+    page = (pair / "report.html").read_text("utf-8")
+    cards = re.findall(r'<article class="expert" data-arm="no_lb" data-layer="(\d)" data-expert="(\d)">', page)
+    assert cards == [(str(layer), str(expert)) for layer in (2, 3) for expert in range(8)]
+    dead = page.split('data-layer="2" data-expert="3">')[1].split("</article>")[0]
+    assert '<span class="state dead">dead</span>' in dead
+    assert "<dd>not tested</dd>" in dead
+
+
 def test_the_text_stands_in_the_page_with_the_colours_of_the_experts(pair: Path) -> None:
     page = (pair / "report.html").read_text("utf-8")
     shown = json.loads(re.search(r'id="emergence-data">(.*?)</script>', page, re.DOTALL)[1])
     assert [arm["name"] for arm in shown["arms"]] == ["no_lb"]
     assert "keyword" in shown["documents"][0]["classes"]
     assert ".x7 { background:" in page
-    assert page.index('id="arms"') < page.index("emergence-heading") < page.index('id="shares"')
+    assert page.index('id="arms"') < page.index("emergence") < page.index('id="shares"')
 
 
 def test_the_page_runs_its_own_scripts_alone(pair: Path) -> None:
@@ -94,7 +124,7 @@ def test_the_page_runs_its_own_scripts_alone(pair: Path) -> None:
     assert policy.startswith("default-src 'none';")
     assert "unsafe-eval" not in policy
     assert set(re.findall(r'(?:src|href)="([a-z]+:)', page.replace(run[1], ""))) == {"data:"}
-    assert len(re.findall(r'<img src="data:image/svg', page)) == 10
+    assert len(re.findall(r'<img src="data:image/svg', page)) == 13
 
 
 def test_how_it_was_made_is_on_the_page(pair: Path) -> None:

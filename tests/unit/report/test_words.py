@@ -96,6 +96,7 @@ def test_an_absent_number_is_a_dash(show) -> None:
 def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
     titles = {drawing.name: drawing.title.replace(GAP, " ") for drawing in drawings(suite, tables)}
     equal = ", where an equal share is 12.5 %"
+    none = "no collapse found in training"
     classes = (
         "in layer 3, experts tell 0.500 [0.480, 0.520] bits of a code token's class, 20.8 % of all there is to tell; "
         "untrained they told 0.333"
@@ -128,10 +129,13 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
             "12.5 %"
         ),
         **{f"token-classes-{arm}": f"{arm}: {classes}" for arm in ("moe", "no_lb", "top2", "moe_blocks")},
-        "load-moe": "moe: the busiest expert of layer 3 takes 18.7 % of the tokens" + equal,
-        "load-no_lb": "no_lb: the busiest expert of layer 2 takes 72.3 % of the tokens" + equal,
-        "load-top2": "top2: the busiest expert of layer 2 takes 14.7 % of the assignments" + equal,
-        "load-moe_blocks": "moe_blocks: the busiest expert of layer 3 takes 15 % of the tokens" + equal,
+        "load-map-moe": f"moe: {none}; expert 5 of layer 3 ends with 18.7 % of the tokens{equal}",
+        "load-map-no_lb": (
+            f"no_lb: layer 2 collapsed at step 96; expert 5 of layer 2 ends with 72.3 % of the tokens{equal}"
+        ),
+        "load-map-top2": f"top2: {none}; expert 0 of layer 2 ends with 14.7 % of the assignments{equal}",
+        "load-map-moe_blocks": f"moe_blocks: {none}; expert 4 of layer 3 ends with 15 % of the tokens{equal}",
+        **{f"experts-{kind}": titles[f"experts-{kind}"] for kind in ("effective", "dead", "hot")},  # drawn at random
         "entropy-per-token": (
             "Most certain router: no_lb, layer 2, at 18 % of ln E; least certain: moe_blocks, layer 3, at 93 %"
         ),
@@ -173,8 +177,6 @@ def test_a_title_follows_the_data(
 def test_with_several_seeds_a_title_names_the_seed(tmp_path: Path) -> None:
     suite = small(tmp_path, seeds=(42, 43))
     tables = planted_tables(suite, {("moe", 43, 3): 0.084})
-    moe = [row for row in tables.routing if row.arm == "moe"]
-    assert "the busiest expert of layer 3 of seed 42 takes" in findings.load_finding(moe)
     titles = {drawing.name: drawing.title.replace(GAP, " ") for drawing in drawings(suite, tables)}
     assert titles["specialisation"].startswith(
         "Learned specialisation in 1 of 16 arms × seeds × layers: moe 1 of 4; none in"

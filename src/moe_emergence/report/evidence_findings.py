@@ -1,0 +1,131 @@
+"""What each figure of the evidence shows, in words with its numbers: their titles."""
+
+from collections.abc import Sequence
+
+from moe_emergence.analysis.causal.effects import KnockoutRow
+from moe_emergence.analysis.causal.regret import RegretRow
+from moe_emergence.analysis.coactivation import CoactivationRow
+from moe_emergence.analysis.format_swaps import FormatSwapRow
+from moe_emergence.analysis.saturation import SaturationRow
+from moe_emergence.analysis.scoreboard import ScoreRow
+from moe_emergence.analysis.specialisation import ALPHA
+from moe_emergence.analysis.token_information import TokenSplitRow
+from moe_emergence.report.numbers import (
+    GAP,
+    count,
+    decimal,
+    difference,
+    difference_interval,
+    interval,
+    percent,
+    percent_interval,
+    plural,
+)
+from moe_emergence.report.pattern_figures import Term, excess
+
+
+def split_finding(rows: Sequence[TokenSplitRow], term: Term) -> str:
+    """The layer that ends with the most of one term of I(E;D,X), and with how much it began; how many are beyond."""
+    last = [row for row in rows if row.step == max(other.step for other in rows if other.arm == row.arm)]
+    top = max(last, key=lambda row: _bits(row, term)[0])
+    begun = next((row for row in rows if row.step == 0 and (row.arm, row.layer) == (top.arm, top.layer)), None)
+    before = "" if begun is None or begun is top else f", from {interval(*_bits(begun, term))} at step 0"
+    if term == "token":
+        lead = f"A token's id tells most of its expert in {top.arm}, layer {top.layer}"
+        return f"{lead}: {interval(*_bits(top, term))} bits{before}"
+    beyond = sum(row.domain_given_token_p < ALPHA for row in last)
+    return (
+        f"Given the token, experts still tell the domain in {beyond} of {plural(len(last), 'layer')} (p < {ALPHA} "
+        f"each); most in {top.arm}, layer {top.layer}: {interval(*_bits(top, term))} bits{before}"
+    )
+
+
+def _bits(row: TokenSplitRow, term: Term) -> tuple[float, float, float]:
+    if term == "token":
+        return row.token_information, row.token_low, row.token_high
+    return row.domain_given_token, row.domain_given_token_low, row.domain_given_token_high
+
+
+def knockout_finding(rows: Sequence[KnockoutRow], done: str) -> str:
+    """The expert and domain that one run's loss depends on most; `done` says what was done to the expert."""
+    cells = [row for row in rows if row.domain is not None]
+    top = max(cells, key=lambda row: row.effect)
+    beyond = sum(row.low > 0 for row in cells)
+    return (
+        f"{top.arm}: {done}, expert {top.expert} of layer {top.layer} costs {top.domain} the most, "
+        f"{difference_interval(top.effect, top.low, top.high)} nats a token; in {beyond} of "
+        f"{plural(len(cells), 'cell')} the interval is above 0"
+    )
+
+
+def saturation_finding(rows: Sequence[SaturationRow]) -> str:
+    """How much of the last routing is there at the first trace, and halfway, from the least to the most layer."""
+    steps = sorted({row.step for row in rows})
+    halfway = min(steps, key=lambda step: (abs(step - steps[-1] / 2), step))
+    told = []
+    for step in dict.fromkeys((steps[0], halfway)):
+        ordered = sorted((row for row in rows if row.step == step), key=lambda row: row.overlap)
+        least, most = ordered[0], ordered[-1]
+        told.append(f"{percent(least.overlap)} ({_layer(least)}) to {percent(most.overlap)} ({_layer(most)}) at step "
+                    f"{count(step)}")  # fmt: skip
+    chance = sorted({row.chance for row in rows})
+    ends = " to ".join(dict.fromkeys((percent(chance[0]), percent(chance[-1]))))
+    return f"Of the last step's choices there are already {', and '.join(told)}; chance {ends}"
+
+
+def _layer(row: SaturationRow | RegretRow) -> str:
+    return f"{row.arm}, layer {row.layer}"
+
+
+def coactivation_finding(rows: Sequence[CoactivationRow]) -> str:
+    """The pair of one run's experts that serve tokens together most, against independent choice."""
+    top = max(rows, key=excess)
+    first, second = sorted((top.expert, top.other))
+    ends = f"[{decimal(top.lift_low)}, {decimal(top.lift_high)}]"
+    return (
+        f"{top.arm}: experts {first} and {second} of layer {top.layer} serve tokens together {decimal(excess(top))} "
+        f"times as often as by chance (lift {decimal(top.lift)} {ends}, chance {decimal(top.lift_chance)})"
+    )
+
+
+def regret_finding(rows: Sequence[RegretRow]) -> str:
+    """In how many layers the choice pays, and where most."""
+    pays = sum(row.p < ALPHA and row.regret > 0 for row in rows)
+    top = max(rows, key=lambda row: row.regret)
+    return (
+        f"The router's choice saves loss, beyond chance, in {pays} of {plural(len(rows), 'layer')}; most in "
+        f"{_layer(top)}: {difference_interval(top.regret, top.low, top.high)} nats a token"
+    )
+
+
+def best_choice_finding(rows: Sequence[RegretRow]) -> str:
+    """Where the chosen expert is the best most often, and what chance gives."""
+    top = max(rows, key=lambda row: row.best_share - row.chance_share)
+    return (
+        f"The chosen expert is a token's best most often in {_layer(top)}: for "
+        f"{percent_interval(top.best_share, top.best_low, top.best_high)} of tokens, by chance for "
+        f"{percent(top.chance_share)}"
+    )
+
+
+def scoreboard_finding(rows: Sequence[ScoreRow]) -> str:
+    """How many measures order experts as knocking them out does, and which does best."""
+    known = [(row, row.rho) for row in rows if row.rho is not None]
+    found = [(row, rho) for row, rho in known if row.p_adjusted is not None and row.p_adjusted < ALPHA]
+    lead = f"{len(found)} of {plural(len(known), 'pairing')} of a measure and an effect are beyond chance"
+    if not found:
+        return f"No measure orders experts as knocking them out does: {lead}"
+    top, rho = max(found, key=lambda pair: abs(pair[1]))
+    ends = "" if top.low is None or top.high is None else f" [{decimal(top.low)}, {decimal(top.high)}]"
+    return f"{lead}; strongest: {top.measure}, rho {decimal(rho)}{ends}".replace("-", "−")
+
+
+def swap_finding(rows: Sequence[FormatSwapRow]) -> str:
+    """In how many of one run's layers and swaps format moves experts more than content, and where most."""
+    more = sum(row.p < ALPHA and row.difference > 0 for row in rows)
+    top = max(rows, key=lambda row: row.difference)
+    change = f"{difference(top.difference)} bits beyond as much content"
+    return (
+        f"{rows[0].arm}: a change of format moves experts more than as much change of content in {more} of "
+        f"{len(rows)}{GAP}layers × swaps; most {top.domain} {top.swap}, layer {top.layer}: {change}"
+    )

@@ -1,0 +1,222 @@
+"""Figures of the evidence: what is drawn and said is what the rows hold; what was not measured has no figure."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from planted_measures import planted_tables, row_of
+from synthetic_suite import quickstart_like, write_suite
+
+from moe_emergence.analysis.causal.effects import KnockoutRow
+from moe_emergence.analysis.causal.regret import RegretRow
+from moe_emergence.analysis.coactivation import CoactivationRow
+from moe_emergence.analysis.format_swaps import FormatSwapRow
+from moe_emergence.analysis.reading import read_suite
+from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.saturation import SaturationRow
+from moe_emergence.analysis.scoreboard import ScoreRow
+from moe_emergence.analysis.tables import Tables
+from moe_emergence.analysis.token_information import TokenSplitRow
+from moe_emergence.report import style
+from moe_emergence.report.drawing import Drawing
+from moe_emergence.report.drawings import drawings
+from moe_emergence.report.evidence_drawings import evidence_drawings
+
+GAP = "\u00a0"
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    planted = quickstart_like(steps=4, looks=(0, 4), seeds=(42, 43))
+    return read_suite(write_suite(tmp_path_factory.mktemp("evidence"), planted))
+
+
+@pytest.fixture(scope="module")
+def tables(suite: Suite) -> Tables:
+    return planted_tables(suite)
+
+
+@pytest.fixture(autouse=True)
+def _styled():
+    with style.styled():
+        yield
+
+
+def made(suite: Suite, tables: Tables, **rows: Any) -> dict[str, Drawing]:
+    full = dataclasses.replace(tables, **{name: tuple(found) for name, found in rows.items()})
+    return {drawing.name: drawing for drawing in evidence_drawings(suite, full)}
+
+
+def title(drawing: Drawing) -> str:
+    return drawing.title.replace(GAP, " ")
+
+
+def test_nothing_measured_nothing_drawn(suite: Suite, tables: Tables) -> None:
+    assert made(suite, tables) == {}
+
+
+def test_every_figure_names_tables_that_there_are(suite: Suite, tables: Tables) -> None:
+    names = {field.name for field in dataclasses.fields(Tables)}
+    for drawing in drawings(suite, tables):
+        assert drawing.tables
+        assert set(drawing.tables) <= names
+
+
+def split(step: int, value: float, p: float, seed: int = 42) -> TokenSplitRow:
+    return row_of(
+        TokenSplitRow, arm="moe", seed=seed, layer=3, step=step, counted="first choice", x="token id", tokens=900,
+        token_information=value, token_low=value - 0.1, token_high=value + 0.1, token_plug_in=value + 0.02,
+        token_null_low=0.03, token_null_high=0.05, token_p=p,
+        domain_given_token=value / 4, domain_given_token_low=0.01, domain_given_token_high=0.4,
+        domain_given_token_plug_in=value / 4, domain_given_token_p=p,
+    )  # fmt: skip
+
+
+def test_the_split_stands_beside_its_null_less_the_same_bias_at_both_ends(suite: Suite, tables: Tables) -> None:
+    rows = [split(0, 0.5, 0.3), split(4, 0.8, 0.005), split(2, 9.9, 0.005), split(4, 9.9, 0.005, seed=43)]
+    found = made(suite, tables, token_split=rows)
+    axis = found["token-information"].make().axes[0]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["moe, step 4", "moe, step 0"]
+    bars = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axis.patches]
+    assert bars == [pytest.approx((0.01, 0.03))] * 2
+    marks = axis.lines[2::2]
+    assert [mark.get_xdata()[0] for mark in marks] == [0.8, 0.5]
+    assert marks[1].get_markerfacecolor() == "white" != marks[0].get_markerfacecolor()
+    assert title(found["token-information"]) == (
+        "A token's id tells most of its expert in moe, layer 3: 0.800 [0.700, 0.900] bits, from 0.500 [0.400, 0.600] "
+        "at step 0"
+    )
+    assert "in 1 of 1 layer (p < 0.05 each); most in moe, layer 3: 0.200" in title(found["domain-given-token"])
+    assert "Seed 42;" in found["token-information"].reading
+
+
+def effect(expert: int, domain: str | None, value: float, way: str = "next", arm: str = "moe") -> KnockoutRow:
+    return row_of(
+        KnockoutRow, arm=arm, seed=42, step=4, layer=3, expert=expert, domain=domain, intervention=way, effect=value,
+        low=value - 0.001, high=value + 0.001, documents=12,
+    )  # fmt: skip
+
+
+def test_the_knockout_matrix_is_domains_by_experts_in_milli_nats_on_one_scale(suite: Suite, tables: Tables) -> None:
+    values = {"code": (0.004, -0.002), "math": (0.0005, 0.0), None: (0.0, 0.0)}
+    rows = [effect(expert, domain, pair[expert]) for domain, pair in values.items() for expert in range(2)]
+    other = [effect(0, "code", 0.008, arm="no_lb"), effect(0, "code", 0.003, way="ancestor")]
+    found = made(suite, tables, knockouts=[*rows, *other, effect(0, "code", 9, "zero")])
+    assert list(found) == ["knockouts-rerouted-moe", "knockouts-ancestor-moe", "knockouts-rerouted-no_lb"]
+    axis = found["knockouts-rerouted-moe"].make().axes[0]
+    image = axis.images[0]
+    assert np.array(image.get_array()).tolist() == [pytest.approx(row) for row in ([4, -2], [0.5, 0], [0, 0])]
+    assert (image.norm.vmin, image.norm.vmax) == (-8, 8)
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["code", "math", "all domains"]
+    assert [(text.get_text(), text.get_fontweight()) for text in axis.texts[:3]] == [
+        ("4.0", "bold"), ("−2.0", "bold"), ("0.5", "normal"),
+    ]  # fmt: skip
+    assert title(found["knockouts-rerouted-moe"]) == (
+        "moe: when its tokens are rerouted, expert 0 of layer 3 costs code the most, +0.0040 [0.0030, 0.0050] nats a "
+        "token; in 1 of 4 cells the interval is above 0"
+    )
+
+
+def test_regret_stands_against_0_and_the_best_choice_against_chance(suite: Suite, tables: Tables) -> None:
+    rows = [
+        row_of(
+            RegretRow, arm=arm, seed=42, step=4, layer=layer, domain=domain, regret=value, low=value - 0.1,
+            high=value + 0.1, p=p, best_share=best, best_low=best - 0.01, best_high=best + 0.01, chance_share=0.125,
+        )
+        for arm, layer, domain, value, p, best in (
+            ("moe", 2, None, 0.3, 0.01, 0.2), ("no_lb", 2, None, -0.2, 0.01, 0.13), ("moe", 2, "code", 9.0, 0.01, 0.9),
+        )
+    ]  # fmt: skip
+    found = made(suite, tables, regret=rows)
+    axis = found["regret"].make().axes[0]
+    assert set(axis.lines[0].get_xdata()) == {0}
+    assert [line.get_xdata()[0] for line in axis.lines[2::2]] == [0.3, -0.2]
+    said = "The router's choice saves loss, beyond chance, in 1 of 2 layers; most in moe, layer 2: +0.3000"
+    assert title(found["regret"]).startswith(said)
+    best = found["best-choice"].make().axes[0]
+    assert set(best.lines[0].get_xdata()) == {0.125}
+    marks = [line for line in best.lines if line.get_marker() == "o"]
+    assert [mark.get_xdata()[0] for mark in marks] == [0.2, 0.13]
+    assert marks[1].get_markerfacecolor() == "white"  # its interval reaches below chance
+    assert "for 20.0 % [19.0, 21.0] of tokens, by chance for 12.5 %" in title(found["best-choice"])
+
+
+def score(measure: str, rho: float | None, p: float, effect: str = "next: total") -> ScoreRow:
+    return row_of(
+        ScoreRow, arm="all", step=4, measure=measure, effect=effect, level="expert", rho=rho, low=-0.1, high=0.6,
+        p_adjusted=p, cells=64, resampled="experts",
+    )  # fmt: skip
+
+
+def test_the_scoreboard_runs_from_the_highest_rho_down(suite: Suite, tables: Tables) -> None:
+    rows = [score("drift", -0.3, 0.5), score("load", 0.4, 0.01), score("entropy", None, 1.0),
+            score("load", 0.9, 0.01, "zero: total")]  # fmt: skip
+    (drawing,) = made(suite, tables, scores=rows).values()
+    axis = drawing.make().axes[0]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["load", "drift"]
+    assert set(axis.lines[0].get_xdata()) == {0}
+    assert title(drawing) == (
+        "1 of 2 pairings of a measure and an effect are beyond chance; strongest: load, rho 0.40 [−0.10, 0.60]"
+    )
+    (none,) = made(suite, tables, scores=rows[:1]).values()
+    assert title(none).startswith("No measure orders experts")
+
+
+def overlap(arm: str, step: int, value: float, counted: str = "first choice") -> SaturationRow:
+    return row_of(
+        SaturationRow, arm=arm, seed=42, step=step, layer=2, counted=counted, against="final", overlap=value,
+        low=value - 0.1, high=value + 0.1, chance=0.25 if counted == "slots" else 0.125, tokens=80,
+    )  # fmt: skip
+
+
+def test_saturation_is_of_all_slots_where_there_are_several_with_chance_drawn(suite: Suite, tables: Tables) -> None:
+    rows = [overlap(arm, step, value, counted) for arm, counted, values in (
+                ("moe", "first choice", (0.3, 0.6, 1.0)), ("top2", "slots", (0.5, 0.7, 1.0)),
+                ("top2", "first choice", (0.0, 0.0, 1.0)))
+            for step, value in zip((0, 2, 4), values, strict=True)]  # fmt: skip
+    (drawing,) = made(suite, tables, saturation=rows).values()
+    axis = drawing.make().axes[0]
+    solid = [list(line.get_ydata()) for line in axis.lines if line.get_linestyle() == "-" and len(line.get_ydata())]
+    assert solid == [[0.3, 0.6, 1.0], [0.5, 0.7, 1.0]]
+    assert {line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"} == {0.125, 0.25}
+    assert title(drawing) == (
+        "Of the last step's choices there are already 30 % (moe, layer 2) to 50 % (top2, layer 2) at step 0, and 60 % "
+        "(moe, layer 2) to 70 % (top2, layer 2) at step 2; chance 12.5 % to 25 %"
+    )
+
+
+def test_coactivation_is_against_independent_choice_and_only_where_k_is_2(suite: Suite, tables: Tables) -> None:
+    rows = [
+        row_of(
+            CoactivationRow, arm="top2", seed=42, step=4, layer=2, expert=first, other=second, lift=lift,
+            lift_chance=0.5,
+        )
+        for first, second, lift in ((0, 1, 1.0), (1, 0, 1.0), (0, 2, 0.25), (2, 0, 0.0))
+    ]  # fmt: skip
+    (drawing,) = made(suite, tables, coactivation=rows).values()
+    assert drawing.name == "coactivation-top2"
+    drawn = np.ma.filled(drawing.make().axes[0].images[0].get_array(), math.nan)
+    assert drawn.shape == (8, 8)
+    assert [drawn[0, 1], drawn[0, 2], drawn[2, 0]] == [1, -1, -1]  # twice, half, and never, at the scale's end
+    assert np.isnan(drawn[3]).all()
+    assert title(drawing).startswith("top2: experts 0 and 1 of layer 2 serve tokens together 2.00 times as often")
+
+
+def test_a_swap_stands_beside_as_much_content(suite: Suite, tables: Tables) -> None:
+    rows = [
+        row_of(
+            FormatSwapRow, arm="moe", seed=42, step=4, layer=2, counted="first choice", domain="math", swap=swap,
+            format_divergence=0.05, content_divergence=0.02, difference=0.03, low=0.01, high=0.05, p=p, documents=12,
+        )
+        for swap, p in (("closed up", 0.01), ("spaced out", 0.2))
+    ]  # fmt: skip
+    (drawing,) = made(suite, tables, format_swaps=rows).values()
+    axis = drawing.make().axes[0]
+    line, tick, mark = axis.lines[1:4]
+    assert list(line.get_xdata()) == pytest.approx([0.03, 0.07])
+    assert (list(tick.get_xdata()), tick.get_marker()) == ([0.02], "|")
+    assert list(mark.get_xdata()) == [0.05]
+    assert axis.lines[6].get_markerfacecolor() == "white"
+    assert "in 1 of 2 layers × swaps; most math closed up, layer 2: +0.0300 bits" in title(drawing)
