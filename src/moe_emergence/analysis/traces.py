@@ -73,9 +73,12 @@ class Trace:
 
 def trace_steps(run: Run, *, wide: bool = False) -> tuple[int, ...]:
     """The steps that have a trace, rising; with `wide`, those that have one of the wide probe set."""
-    steps = (
-        step_of_trace(path) for path in (run.folder / "traces").glob("wide-*.parquet" if wide else "step-*.parquet")
-    )
+    return traced_steps(run.folder, wide=wide)
+
+
+def traced_steps(folder: Path, *, wide: bool = False) -> tuple[int, ...]:
+    """`trace_steps` of the run in `folder`."""
+    steps = (step_of_trace(path) for path in (folder / "traces").glob("wide-*.parquet" if wide else "step-*.parquet"))
     return tuple(sorted(step for step in steps if step >= 0))
 
 

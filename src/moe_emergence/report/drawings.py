@@ -8,6 +8,7 @@ from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import findings
 from moe_emergence.report.curves import Legend, domain_loss_curves, entropy_curves, load_curves, loss_curves
 from moe_emergence.report.drawing import Drawing
+from moe_emergence.report.going import going_drawings
 from moe_emergence.report.heatmap_drawings import class_drawings, share_drawings
 from moe_emergence.report.measure_drawings import legend_of, loss_difference_drawings, specialisation_drawings
 from moe_emergence.report.numbers import count, decimal, percent, plural
@@ -23,6 +24,7 @@ def drawings(suite: Suite, tables: Tables) -> list[Drawing]:
         *_routing_drawings(suite, tables),
         *loss_difference_drawings(suite, tables),
         *_loss_drawings(suite, tables),
+        *going_drawings(suite),
     ]
 
 

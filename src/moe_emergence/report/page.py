@@ -17,6 +17,7 @@ from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.drawings import drawings
 from moe_emergence.report.evidence_tables import evidence_tables
 from moe_emergence.report.findings import audit_finding
+from moe_emergence.report.lead import lead
 from moe_emergence.report.page_passages import suite_passages
 from moe_emergence.report.page_tables import page_tables
 from moe_emergence.report.passages import style_rules
@@ -75,6 +76,7 @@ def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
         "policy": CONTENT_SECURITY_POLICY,
         "suite": suite,
         "too_short": too_short(suite),
+        "lead": lead(suite, tables),
         "answers": answers(suite, tables),
         "fresh_gates": FRESH_GATES,
         "passages": passages,
