@@ -10,7 +10,7 @@ from moe_emergence.analysis.token_information import TokenSplitRow
 from moe_emergence.report.answer_balance import arm_balance, balanced_reference
 from moe_emergence.report.answer_loss import against_in_words
 from moe_emergence.report.answer_specialisation import layer_information, union_of
-from moe_emergence.report.numbers import GAP, interval, listed, loss, percent_range, span
+from moe_emergence.report.numbers import GAP, count, interval, listed, loss, percent_range, span
 from moe_emergence.report.shown import at_last_step
 from moe_emergence.report.verdicts import (
     corrected_share,
@@ -176,10 +176,11 @@ def _kind(row: TokenSplitRow) -> str:
 def _split(rows: Sequence[TokenSplitRow]) -> str:
     token = _bits([(row.token_information, row.token_low, row.token_high) for row in rows])
     domain = _bits([(row.domain_given_token, row.domain_given_token_low, row.domain_given_token_high) for row in rows])
-    shares = [row.domain_given_token_share for row in rows]
+    shares, known = ([getattr(row, name) for row in rows] for name in ("domain_given_token_share", "share_of_tokens"))
     return (
         f"the token's id tells {token} bits of its expert, and of two tokens with one id the expert still tells "
-        f"{domain} bits of their domain, {percent_range(min(shares), max(shares))} of all there is to know"
+        f"{domain} bits of their domain, {percent_range(min(shares), max(shares))} of all there is to know "
+        f"({span([row.ids for row in rows], count)}{GAP}ids, {percent_range(min(known), max(known))} of tokens)"
     )
 
 

@@ -3,7 +3,6 @@
 import codecs
 import colorsys
 import math
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import numpy as np
 from moe_emergence.data.probe import Probe
 from moe_emergence.errors import AnalysisError
 from moe_emergence.report import numbers
+from moe_emergence.report.visible import visible
 
 TOKENS = 120
 """How many tokens of a document a passage shows."""
@@ -21,9 +21,6 @@ CONTRAST = 4.5
 _HUES = ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#56B4E9", "#D55E00", "#5A5A5A")
 """Okabe and Ito's palette, which colour-blind readers tell apart; grey for black, which a dark page swallows."""
 _INKS = ("#000000", "#FFFFFF")
-_INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-_JOINERS = "\u200c\u200d"
-"""Without them emoji and some scripts fall apart; they move nothing."""
 _BLANKS = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
 
 
@@ -181,20 +178,6 @@ def token_texts(pieces: Sequence[bytes]) -> list[str]:
     add nothing, nor does one that the end cuts. Bytes that are no text are �."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     return [decoder.decode(piece) for piece in pieces]
-
-
-def visible(text: str) -> str:
-    """`text` with what one could not see, or what would reorder the page, made visible: ␀ for control characters,
-    ⟨U+202E⟩ for others; line breaks, tabs and joiners stay."""
-    return "".join(map(_visible, text))
-
-
-def _visible(character: str) -> str:
-    if character in "\n\t" or character in _JOINERS or unicodedata.category(character) not in _INVISIBLE:
-        return character
-    if ord(character) < 0x20:
-        return chr(0x2400 + ord(character))
-    return "␡" if character == "\x7f" else f"⟨U+{ord(character):04X}⟩"
 
 
 def expert_styles(n_experts: int) -> tuple[ExpertStyle, ...]:
