@@ -19,7 +19,9 @@ def loss_sentences(suite: Suite, tables: Tables) -> Iterator[str]:
     compared = differences_shown(suite, tables.loss_differences, None)
     steps = sorted({run.last_step for run in suite.runs})
     after = (
-        f"after {count(steps[0])} to {count(steps[-1])} steps" if len(steps) > 1 else f"after {count(steps[0])} steps"
+        f"after {count(steps[0])} to {plural(steps[-1], 'step')}"
+        if len(steps) > 1
+        else f"after {plural(steps[0], 'step')}"
     )
     over = f", mean over {plural(len(suite.domains), 'domain')}" if len(suite.domains) > 1 else ""
     own = {row.arm: f"{interval(row.lm_loss, row.low, row.high)}{_seeds(row)}" for row in macro}
