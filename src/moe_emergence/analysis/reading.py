@@ -195,7 +195,7 @@ def _unfinished(folder: Path, config: RunConfig, lines: Mapping[str, list[Fields
     last = max((line.whole("step") for line in lines["step"]), default=0)
     reason = f"unfinished: recorded up to step {last} of {config.training.steps}"
     going = None
-    traces = traced_steps(folder)
+    traces = [step for step in traced_steps(folder) if step <= last]
     if traces:
         try:
             going = _run(folder, config, lines, traces[-1], GOING)

@@ -85,10 +85,10 @@ def _skipped(suite: Suite) -> Iterator[str]:
 def _going(suite: Suite) -> Iterator[str]:
     """Runs that have begun and not ended: whether they still do or were broken off, records cannot tell."""
     for run in suite.going:
-        yield (
-            f"{run.arm}, seed {run.seed}: at step {count(run.last_step)} of {count(run.config.training.steps)}; it has "
-            "not ended, and no measure includes it."
-        )
+        recorded = max(run.steps.tolist(), default=0)
+        further = f" (recorded up to step {count(recorded)})" if recorded > run.last_step else ""
+        where = f"at step {count(run.last_step)} of {count(run.config.training.steps)}{further}"
+        yield f"{run.arm}, seed {run.seed}: {where}; it has not ended, and no measure includes it."
 
 
 def _missing(suite: Suite) -> Iterator[str]:

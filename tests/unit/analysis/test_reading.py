@@ -229,6 +229,13 @@ def test_a_run_that_is_still_going_is_read_up_to_its_last_trace(folder: Path) ->
     assert [run.reason for run in suite.missing] == ["unfinished: recorded up to step 4 of 6"]
 
 
+def test_a_trace_ahead_of_the_records_is_not_yet_counted(folder: Path) -> None:
+    unfinished(folder, 7)
+    traces = folder / "moe/seed-42/traces"
+    shutil.copy(traces / "step-000002.parquet", traces / "step-000005.parquet")
+    assert [run.last_step for run in read_suite(folder).going] == [2]
+
+
 def test_only_the_last_line_of_a_going_run_may_be_torn(folder: Path) -> None:
     unfinished(folder, 4, '{"event": "st\n')
     with pytest.raises(AnalysisError, match=r"metrics\.jsonl, line 5 is not whole JSON"):

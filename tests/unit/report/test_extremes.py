@@ -123,7 +123,7 @@ def test_a_run_that_is_going_alone(tmp_path: Path) -> None:
     with undrawn():
         text = sensible(report_of(run).read_text("utf-8"))
     assert "Whether experts specialise is not known: no run has ended yet." in text
-    assert "moe, seed 42: at step 4 of 8; it has not ended, and no measure includes it." in text
+    assert "moe, seed 42: at step 4 of 8 (recorded up to step 5); it has not ended, and no measure includes it." in text
     assert "moe: the busiest expert of layer 3 takes" in text
     assert "LM loss so far: moe" in text
     assert "Nothing on this page includes it" not in text
@@ -135,8 +135,12 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from planted_measures import planted_tables
 from synthetic_suite import quickstart_like, write_suite
+from test_page import _without_a_picture
 from moe_emergence.analysis.reading import read_suite
-from moe_emergence.report.page import write_report
+from moe_emergence.report import page
+from moe_emergence.report.page import keep, write_report
+DRAWN = ("specialisation", "heatmap-moe")
+page.keep = lambda drawing, folder: (keep if drawing.name in DRAWN else _without_a_picture)(drawing, folder)
 planted = quickstart_like(steps=2, looks=(0, 2))
 folder = Path(sys.argv[2]) / "same"
 write_suite(folder, quickstart_like(arms=planted.arms[1:2], steps=2, looks=(0, 2)))
@@ -158,6 +162,6 @@ def test_the_same_runs_give_the_same_bytes_in_every_process_and_place(tmp_path: 
     names = [sorted(path.relative_to(place) for path in place.rglob("*") if path.is_file()) for place in places]
     assert names[0] == names[1]
     results = [name for name in names[0] if name.suffix in (".html", ".csv", ".svg", ".png")]
-    assert len(results) > 20
+    assert {name.name for name in results} >= {"report.html", "verdicts.csv", "heatmap-moe.svg", "specialisation.png"}
     for name in results:
         assert (places[0] / name).read_bytes() == (places[1] / name).read_bytes(), name
