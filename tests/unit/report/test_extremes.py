@@ -8,17 +8,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from planted_measures import planted_tables
 from synthetic_suite import DOMAINS, PlantedArm, PlantedSuite, quickstart_like, write_suite
-from test_page import undrawn
+from test_page import _without_a_picture, undrawn
 
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.config import MoEConfig
+from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.drawings import drawings
 from moe_emergence.report.page import report_of, write_report
+from moe_emergence.report.pictures import Picture, keep
 
 VOID = {"meta", "link", "img", "br", "input", "hr", "source", "col", "wbr"}
 UNFINISHED = re.compile(r"(?<![\w-])(?:nan|None(?! is shown)|inf)(?![\w-])|\{\{|undefined")
@@ -129,39 +132,38 @@ def test_a_run_that_is_going_alone(tmp_path: Path) -> None:
     assert "Nothing on this page includes it" not in text
 
 
-WRITE = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from planted_measures import planted_tables
-from synthetic_suite import quickstart_like, write_suite
-from test_page import _without_a_picture
-from moe_emergence.analysis.reading import read_suite
-from moe_emergence.report import page
-from moe_emergence.report.page import keep, write_report
 DRAWN = ("specialisation", "heatmap-moe")
-page.keep = lambda drawing, folder: (keep if drawing.name in DRAWN else _without_a_picture)(drawing, folder)
-planted = quickstart_like(steps=2, looks=(0, 2))
-folder = Path(sys.argv[2]) / "same"
-write_suite(folder, quickstart_like(arms=planted.arms[1:2], steps=2, looks=(0, 2)))
-suite = read_suite(folder)
-write_report(suite, planted_tables(suite))
-"""
+
+
+def write_to(place: Path) -> None:
+    """A report with two of its figures, from records that are written there too."""
+
+    def kept(drawing: Drawing, folder: Path) -> Picture:
+        return (keep if drawing.name in DRAWN else _without_a_picture)(drawing, folder)
+
+    planted = quickstart_like(steps=2, looks=(0, 2))
+    folder = write_suite(place / "same", replace(planted, arms=planted.arms[1:2]))
+    suite = read_suite(folder)
+    with patch("moe_emergence.report.page.keep", kept):
+        write_report(suite, planted_tables(suite))
 
 
 def test_the_same_runs_give_the_same_bytes_in_every_process_and_place(tmp_path: Path) -> None:
-    places = [tmp_path / "here", tmp_path / "elsewhere"]
-    writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITE, str(Path(__file__).parent), str(place)],
-            env=os.environ | {"PYTHONHASHSEED": str(number)},
-        )
-        for number, place in enumerate(places)
-    ]
-    assert [writer.wait(timeout=250) for writer in writers] == [0, 0]
-    names = [sorted(path.relative_to(place) for path in place.rglob("*") if path.is_file()) for place in places]
-    assert names[0] == names[1]
-    results = [name for name in names[0] if name.suffix in (".html", ".csv", ".svg", ".png")]
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); "
+        "import test_extremes; test_extremes.write_to(Path(sys.argv[2]))"
+    )
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(Path(__file__).parent), str(elsewhere)],
+        env=os.environ | {"PYTHONHASHSEED": seed},
+    ) as other:
+        write_to(here)
+        assert other.wait(timeout=250) == 0
+    names = sorted(path.relative_to(here) for path in here.rglob("*") if path.is_file())
+    assert names == sorted(path.relative_to(elsewhere) for path in elsewhere.rglob("*") if path.is_file())
+    results = [name for name in names if name.suffix in (".html", ".csv", ".svg", ".png")]
     assert {name.name for name in results} >= {"report.html", "verdicts.csv", "heatmap-moe.svg", "specialisation.png"}
     for name in results:
-        assert (places[0] / name).read_bytes() == (places[1] / name).read_bytes(), name
+        assert (here / name).read_bytes() == (elsewhere / name).read_bytes(), name
