@@ -13,6 +13,7 @@ from moe_emergence.analysis.reading import read_suite
 from moe_emergence.config import MoEConfig
 from moe_emergence.report.evidence_tables import evidence_tables
 from moe_emergence.report.page import report_of
+from moe_emergence.report.visible import visible
 
 PHONE, DESKTOP = 380, 1280
 CELLS = """table => {
@@ -151,13 +152,13 @@ def test_the_comparison_above_can_fail() -> None:
 
 def test_hostile_text_shows_verbatim_and_runs_nothing(hostile: Path, open_page) -> None:
     page = open_page(hostile)
-    everything = " ".join(HOSTILE)
+    everything = visible(" ".join(HOSTILE))
     assert page.locator("h1").text_content() == everything
     assert page.locator(".arm p").first.text_content() == everything
     assert page.locator("pre").text_content() == everything
     assert page.title().split() == f"{everything}: {everything}".split()
     sources = [[text for _, _, text in row] for row in page.locator("[data-table=sources]").evaluate(CELLS)]
-    assert sources == [[text, text, text, "1"] for text in HOSTILE]
+    assert sources == [[visible(text)] * 3 + ["1"] for text in HOSTILE]
     change = page.locator(".arm li")
     assert HOSTILE[1] in change.text_content()
     assert f"{HOSTILE[0]} → {HOSTILE[2]}" in change.text_content()
@@ -252,6 +253,10 @@ def test_the_answer_stands_above_all_figures(planted: Path, open_page) -> None:
     page = open_page(planted)
     headings = page.locator(".answer dt").all_text_contents()
     assert headings[:4] == ["Specialisation", "Evidence", "Balance", "LM loss"]
+    assert page.locator(".answer .lead li").count() == 3
+    assert page.locator(".answer .lead li").first.inner_text().startswith("moe, balanced, shows ")
+    assert not page.locator(".answer dd p").first.is_visible()
+    page.locator(".answer summary").click()
     assert page.locator(".answer dd p").first.inner_text().startswith("moe: ")
     below = page.locator("figure").first.evaluate("element => element.getBoundingClientRect().top")
     assert page.locator(".answer").evaluate("element => element.getBoundingClientRect().bottom") < below

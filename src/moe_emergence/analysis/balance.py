@@ -1,7 +1,7 @@
 """Balance at the last step on test, a run and a layer, from the recorded counts; every quantity is `routing`'s."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,16 @@ def routing_rows(suite: Suite) -> tuple[RoutingRow, ...]:
         _routing_row(run, layer, SLOTS if _top_k(run) > 1 else FIRST_CHOICE, layer.assignments, _top_k(run))
         for run in suite.runs
         for layer in run.last_test.routing
+    )
+
+
+def latest_routing_rows(runs: Iterable[Run]) -> tuple[RoutingRow, ...]:
+    """`routing_rows` of runs that have no end yet, from each one's latest evaluation, of whatever split."""
+    return tuple(
+        _routing_row(run, layer, SLOTS if _top_k(run) > 1 else FIRST_CHOICE, layer.assignments, _top_k(run))
+        for run in runs
+        if run.evaluations
+        for layer in run.evaluations[-1].routing
     )
 
 

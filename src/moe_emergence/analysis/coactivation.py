@@ -89,7 +89,7 @@ class CoactivationRow:
 
 def coactivation_rows(run: Run, trace: Trace) -> Iterator[CoactivationRow]:
     """One row a layer and ordered pair of used experts; none for k = 1, or with fewer than 2 documents in a domain."""
-    for layer in trace.layers if np.bincount(trace.domain).min() > 1 else ():
+    for layer in trace.layers if trace.domain_sizes.min() > 1 else ():
         if layer.experts.shape[1] > 1:
             yield from _rows(run, trace, layer)
 

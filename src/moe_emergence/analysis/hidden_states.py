@@ -118,7 +118,7 @@ def geometry_rows(
     Raises:
         AnalysisError: a layer has no states, or they are not as many as the trace's tokens.
     """
-    if not measurable(trace) or np.bincount(trace.domain).min() < 4:
+    if not measurable(trace) or trace.domain_sizes.min() < 4:
         return
     for layer in trace.layers:
         if layer.layer not in states or len(states[layer.layer]) != len(trace.document):

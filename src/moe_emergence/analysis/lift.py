@@ -101,7 +101,7 @@ class Lift:
 
 def lift_rows(run: Run, trace: Trace) -> Iterator[LiftRow]:
     """One row a layer and way of counting; none where a domain has fewer than 4 probe documents, or is alone."""
-    sizes = np.bincount(trace.domain)
+    sizes = trace.domain_sizes
     if len(sizes) < 2 or sizes.min() < 4:
         return
     for layer in trace.layers:

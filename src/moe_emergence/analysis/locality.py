@@ -100,7 +100,7 @@ def locality_rows(run: Run, trace: Trace, window: int | None = None) -> Iterator
         window: how many places the model saw at a time, each window from a multiple of it; the run's block size if not
             given.
     """
-    if np.bincount(trace.domain).min() < 2:
+    if trace.domain_sizes.min() < 2:
         return
     adjacent = adjacent_pairs(trace.document, trace.position, window or run.config.data.block_size)
     for layer in trace.layers:

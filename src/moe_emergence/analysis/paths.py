@@ -121,7 +121,7 @@ def path_information_rows(run: Run, trace: Trace) -> Iterator[PathInformationRow
             step=trace.step,
             layer=earlier.layer,
             to_layer=later.layer,
-            documents=int(np.bincount(trace.domain).min()),
+            documents=int(trace.domain_sizes.min()),
             tokens=len(trace.document),
             maximum=found.maximum,
             information=found.term.value,
@@ -196,7 +196,7 @@ def path_information(
 
 
 def _pairs(trace: Trace) -> Iterator[tuple[LayerTrace, LayerTrace]]:
-    measured = np.bincount(trace.domain).min() > 1
+    measured = trace.domain_sizes.min() > 1
     yield from combinations(sorted(trace.layers, key=lambda layer: layer.layer) if measured else (), 2)
 
 

@@ -1,11 +1,11 @@
 """Folders of suites and runs to their records. Nothing is repaired: what is missing or torn is an error that names file
-and key."""
+and key, but for the last line of a record that is still being written."""
 
 import dataclasses
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,22 @@ from moe_emergence.analysis.run_lines import (
     read_skipped,
     read_timing,
 )
+from moe_emergence.analysis.traces import traced_steps
 from moe_emergence.config import RunConfig, flat, from_dict
 from moe_emergence.errors import AnalysisError, ConfigError
 from moe_emergence.training.run_directory import CONFIG, MANIFEST, METRICS, TIMINGS
 
 SUITE = "suite.json"
+GOING = "going"
+"""Why a run that has begun and not ended stopped: it did not, as far as its records tell."""
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NAMING = ("name", "question", "seed")
 """Fields in which two arms' configurations differ without differing in what is trained."""
 
 
 def read_suite(folder: Path) -> Suite:
-    """The suite in `folder`, with every run that has ended; the others are named in `missing`.
+    """The suite in `folder`, with every run that has ended; the others are named in `missing`, and those that have a
+    trace are in `going` too, as far as their records go.
 
     Raises:
         AnalysisError: a file or key is missing, torn or of the wrong kind, or two runs were made on different data.
@@ -41,9 +45,8 @@ def read_suite(folder: Path) -> Suite:
     arms = tuple(_arm(fields) for fields in suite.groups("arms"))
     seeds = suite.wholes("seeds")
     _refuse_empty_or_twice([arm.name for arm in arms], seeds, suite.where)
-    found = [_read_run(folder / arm.name / f"seed-{seed}", arm.name, seed) for arm in arms for seed in seeds]
-    runs = tuple(run for run in found if isinstance(run, Run))
-    _refuse_different_data(runs)
+    places = [(folder / arm.name / f"seed-{seed}", arm.name, seed) for arm in arms for seed in seeds]
+    runs, going, missing = _divided([_read_run(*place) for place in places])
     return Suite(
         folder=folder,
         name=suite.text("suite"),
@@ -54,7 +57,8 @@ def read_suite(folder: Path) -> Suite:
         conclusive=suite.flag("conclusive"),
         note=suite.text("note"),
         runs=runs,
-        missing=tuple(run for run in found if isinstance(run, MissingRun)),
+        missing=missing,
+        going=going,
     )
 
 
@@ -85,7 +89,6 @@ def read_given(folders: Sequence[Path], out: Path | None = None) -> Suite:
 
 
 def _runs_as_suite(folders: Sequence[Path], out: Path) -> Suite:
-    found: list[Run | MissingRun] = []
     configs: dict[str, RunConfig] = {}
     seeds: dict[int, None] = {}
     given: dict[tuple[str, int], Path] = {}
@@ -100,9 +103,8 @@ def _runs_as_suite(folders: Sequence[Path], out: Path) -> Suite:
         given[key] = folder
         configs.setdefault(config.name, config)
         seeds[config.seed] = None
-        found.append(_read_run(folder, config.name, config.seed))
-    runs = sorted((run for run in found if isinstance(run, Run)), key=lambda run: list(configs).index(run.arm))
-    _refuse_different_data(tuple(runs))
+    by_arm = sorted(given.items(), key=lambda item: list(configs).index(item[0][0]))
+    runs, going, missing = _divided([_read_run(folder, *key) for key, folder in by_arm])
     first = next(iter(configs))
     return Suite(
         folder=out,
@@ -113,8 +115,9 @@ def _runs_as_suite(folders: Sequence[Path], out: Path) -> Suite:
         command=shlex.join(["moe-emergence", "analyze", *map(str, folders)]),
         conclusive=True,
         note="",
-        runs=tuple(runs),
-        missing=tuple(run for run in found if isinstance(run, MissingRun)),
+        runs=runs,
+        missing=missing,
+        going=going,
     )
 
 
@@ -155,24 +158,58 @@ def _refuse_empty_or_twice(arms: list[str], seeds: tuple[int, ...], where: str) 
         raise AnalysisError(f"{where}: 'arms' or 'seeds' names {twice[0]!r} twice")
 
 
-def _read_run(folder: Path, arm: str, seed: int) -> Run | MissingRun:
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class _Found:
+    """What is there of a run: `run` alone has ended, `missing` alone has nothing to show, both are still going."""
+
+    run: Run | None = None
+    missing: MissingRun | None = None
+
+
+def _divided(found: Sequence[_Found]) -> tuple[tuple[Run, ...], tuple[Run, ...], tuple[MissingRun, ...]]:
+    """Runs that have ended, those still going, and all without a result."""
+    runs = tuple(one.run for one in found if one.run is not None and one.missing is None)
+    going = tuple(one.run for one in found if one.run is not None and one.missing is not None)
+    _refuse_different_data((*runs, *going))
+    return runs, going, tuple(one.missing for one in found if one.missing is not None)
+
+
+def _read_run(folder: Path, arm: str, seed: int) -> _Found:
     if not (folder / CONFIG).exists() and not (folder / METRICS).exists():
-        return MissingRun(arm=arm, seed=seed, reason="not started")
+        return _Found(missing=MissingRun(arm=arm, seed=seed, reason="not started"))
     config = _read_config(folder / CONFIG, arm, seed)
     if not (folder / METRICS).exists():
-        return MissingRun(arm=arm, seed=seed, reason=f"nothing recorded of its {config.training.steps} steps")
+        reason = f"nothing recorded of its {config.training.steps} steps"
+        return _Found(missing=MissingRun(arm=arm, seed=seed, reason=reason))
     lines: dict[str, list[Fields]] = defaultdict(list)
     for line in read_lines(folder / METRICS):
         lines[line.text("event")].append(line)
     if not lines["end"]:
-        last = max((line.whole("step") for line in lines["step"]), default=0)
-        reason = f"unfinished: recorded up to step {last} of {config.training.steps}"
-        return MissingRun(arm=arm, seed=seed, reason=reason)
+        return _unfinished(folder, config, lines)
+    end = lines["end"][-1]
+    return _Found(run=_run(folder, config, lines, end.whole("step"), end.text("reason")))
+
+
+def _unfinished(folder: Path, config: RunConfig, lines: Mapping[str, list[Fields]]) -> _Found:
+    """A run without an end, with what there is of it once it has a trace."""
+    last = max((line.whole("step") for line in lines["step"]), default=0)
+    reason = f"unfinished: recorded up to step {last} of {config.training.steps}"
+    going = None
+    traces = [step for step in traced_steps(folder) if step <= last]
+    if traces:
+        try:
+            going = _run(folder, config, lines, traces[-1], GOING)
+        except AnalysisError as error:  # the suite's other runs are to be had without it
+            reason += f", and cannot be shown: {str(error).replace(f'{folder}/', '')}"
+    return _Found(run=going, missing=MissingRun(arm=config.name, seed=config.seed, reason=reason))
+
+
+def _run(folder: Path, config: RunConfig, lines: Mapping[str, list[Fields]], last_step: int, reason: str) -> Run:
     manifest = read_manifest(read_json(folder / MANIFEST))
     steps, scalars = read_columns(lines["step"])
     return Run(
-        arm=arm,
-        seed=seed,
+        arm=config.name,
+        seed=config.seed,
         folder=folder,
         config=config,
         manifest=manifest,
@@ -182,8 +219,8 @@ def _read_run(folder: Path, arm: str, seed: int) -> Run | MissingRun:
         collapses=tuple(read_collapse(line) for line in lines["collapse"]),
         skipped=tuple(read_skipped(line) for line in lines["skipped"]),
         timings=tuple(read_timing(line) for line in read_lines(folder / TIMINGS)),
-        last_step=lines["end"][-1].whole("step"),
-        reason=lines["end"][-1].text("reason"),
+        last_step=last_step,
+        reason=reason,
     )
 
 

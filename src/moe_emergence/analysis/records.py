@@ -179,7 +179,7 @@ class Manifest:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """A run that reached its end.
+    """A run that reached its end, or one of `Suite.going` that has not yet.
 
     Attributes:
         steps: [n] the steps recorded while training; `scalars` has a row of n values a name.
@@ -238,8 +238,8 @@ class Suite:
     Attributes:
         conclusive: False when the runs are too short for conclusions; `note` says why.
         runs: finished ones, by arm in the suite's order, then by seed.
-        going: those still going, as far as their records go: `last_step` is that of their last trace. No measure has
-            them.
+        going: those still going, as far as their records go: `last_step` is their last trace's. They are in `missing`
+            too, and measures leave them out.
     """
 
     folder: Path

@@ -120,7 +120,7 @@ def verdict_rows(suite: Suite, information: Sequence[InformationRow]) -> tuple[V
 
 def measurable(trace: Trace) -> bool:
     """Whether every domain has the 2 documents that intervals and nulls need, and there are 2 domains to tell apart."""
-    sizes = np.bincount(trace.domain)
+    sizes = trace.domain_sizes
     return len(sizes) > 1 and int(sizes.min()) > 1
 
 

@@ -59,6 +59,7 @@ class Trace:
         index: [documents] the document's place in the corpus.
         domain: [documents] index into the run's domains.
         layers: one a layer with experts; none for a dense run.
+        domains: how many the run has, also such as have no document here.
     """
 
     step: int
@@ -69,13 +70,22 @@ class Trace:
     index: NDArray[np.int64]
     domain: NDArray[np.int64]
     layers: tuple[LayerTrace, ...]
+    domains: int = 0
+
+    @property
+    def domain_sizes(self) -> NDArray[np.int64]:
+        """[domains] documents of each."""
+        return np.bincount(self.domain, minlength=self.domains)
 
 
 def trace_steps(run: Run, *, wide: bool = False) -> tuple[int, ...]:
     """The steps that have a trace, rising; with `wide`, those that have one of the wide probe set."""
-    steps = (
-        step_of_trace(path) for path in (run.folder / "traces").glob("wide-*.parquet" if wide else "step-*.parquet")
-    )
+    return traced_steps(run.folder, wide=wide)
+
+
+def traced_steps(folder: Path, *, wide: bool = False) -> tuple[int, ...]:
+    """`trace_steps` of the run in `folder`."""
+    steps = (step_of_trace(path) for path in (folder / "traces").glob("wide-*.parquet" if wide else "step-*.parquet"))
     return tuple(sorted(step for step in steps if step >= 0))
 
 
@@ -119,6 +129,7 @@ def read_trace(run: Run, step: int, *, wide: bool = False) -> Trace:
         index=index,
         domain=_column(columns, "domain", path).astype(np.int64)[first],
         layers=tuple(_layer(columns, facts, layer, document, len(index), beside, path) for layer in layers),
+        domains=len(run.manifest.data.domains),
     )
 
 

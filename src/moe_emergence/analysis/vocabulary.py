@@ -263,7 +263,7 @@ def _spread(resampled: Bootstrap) -> Float[np.ndarray, " experts+1"]:
 
 
 def _measured(trace: Trace) -> Iterator[tuple[LayerTrace, Counted, NDArray[np.int64]]]:
-    for layer in trace.layers if np.bincount(trace.domain).min() > 1 else ():
+    for layer in trace.layers if trace.domain_sizes.min() > 1 else ():
         for counted, experts in ways_of_tokens(layer):
             yield layer, counted, experts
 
@@ -280,7 +280,7 @@ def _row(run: Run, trace: Trace, layer: LayerTrace, counted: Counted, found: Voc
         layer=layer.layer,
         counted=counted,
         expert=place - 1 if place else None,
-        documents=int(np.bincount(trace.domain).min()),
+        documents=int(trace.domain_sizes.min()),
         ids=int(found.own[place]),
         tokens=len(trace.document),
         uniform=float(found.load.mean()),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from moe_emergence.commands.arguments import Command
+from moe_emergence.commands.findings import print_measures
 from moe_emergence.commands.report import add_runs, given_folders
 from moe_emergence.interrupt import stop_requests
 
@@ -21,11 +22,10 @@ def run(arguments: Sequence[str]) -> None:
     from moe_emergence.analysis.export import FOLDER
     from moe_emergence.analysis.reading import read_given
     from moe_emergence.analysis.stored import analysed
-    from moe_emergence.commands.suite import print_summary
     from moe_emergence.tracking.console import StageConsole
 
     with stop_requests(), StageConsole() as progress:
         suite = read_given(folders, out)
         tables = analysed(suite, progress)
-    print_summary(suite, tables, layer_by_layer=True)
+    print_measures(suite, tables)
     print(f"tables: {suite.folder / FOLDER}")

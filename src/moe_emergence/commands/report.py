@@ -2,16 +2,23 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moe_emergence.commands.arguments import Arguments, Command
+from moe_emergence.commands.findings import print_report
 from moe_emergence.errors import RunDirectoryError
 from moe_emergence.interrupt import stop_requests
+
+if TYPE_CHECKING:  # heavy: imported when there is something to read
+    from moe_emergence.analysis.records import Suite
+    from moe_emergence.analysis.tables import Tables
 
 
 def command() -> Command:
     """What `report` takes."""
     report = Command("report", "Write report.html anew from the records of a suite or of runs; nothing is trained.")
     add_runs(report)
+    report.flag("text", "print the findings here, as tables and sparklines; write no page")
     return report
 
 
@@ -22,13 +29,33 @@ def add_runs(command: Command) -> None:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Write the page and say where it is."""
-    folders, out = given_folders(command().parse(arguments))
-
-    from moe_emergence.report.page import report_of
+    """Write the page and say where it is, or print what is on it."""
+    given = command().parse(arguments)
+    folders, out = given_folders(given)
 
     with stop_requests():
-        print(report_of(*folders, out=out))
+        if given["text"]:
+            print_report(*_analysed(folders, out))
+        else:
+            print(_page(folders, out))
+
+
+def _page(folders: Sequence[Path], out: Path | None) -> Path:
+    from moe_emergence.report.page import report_of
+    from moe_emergence.tracking.console import StageConsole
+
+    with StageConsole() as progress:
+        return report_of(*folders, out=out, progress=progress)
+
+
+def _analysed(folders: Sequence[Path], out: Path | None) -> "tuple[Suite, Tables]":
+    from moe_emergence.analysis.reading import read_given
+    from moe_emergence.analysis.stored import analysed
+    from moe_emergence.tracking.console import StageConsole
+
+    suite = read_given(folders, out)
+    with StageConsole() as progress:
+        return suite, analysed(suite, progress)
 
 
 def given_folders(given: Arguments) -> tuple[list[Path], Path | None]:

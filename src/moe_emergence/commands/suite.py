@@ -4,19 +4,16 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moe_emergence.commands.arguments import Arguments, Command
 from moe_emergence.commands.fields import fields_of
-from moe_emergence.commands.printing import human, is_first_process, print_rows, print_table
+from moe_emergence.commands.findings import print_closing
+from moe_emergence.commands.printing import human, is_first_process, print_rows
 from moe_emergence.config import RunConfig
 from moe_emergence.errors import ConfigError
 from moe_emergence.experiments.suites import SUITES, Suite, suite_named
 from moe_emergence.interrupt import stop_requests
-
-if TYPE_CHECKING:  # heavy: imported when there is something to measure
-    from moe_emergence.analysis.records import Suite as Records
-    from moe_emergence.analysis.tables import Tables
 
 INEXACT = "continue also where configuration, data or environment have changed; recorded in all that follows"
 ARMS_OWN = ("name", "question", "seed")
@@ -127,25 +124,8 @@ def close(folder: Path, *, quiet: bool = False) -> None:
     with StageConsole(quiet=quiet) as progress:
         tables = analysed(suite, progress)
     page = write_report(suite, tables)
-    print_summary(suite, tables)
+    print_closing(suite, tables)
     print(f"page: {page}")
-
-
-def print_summary(suite: "Records", tables: "Tables", *, layer_by_layer: bool = False) -> None:
-    """The page in a few lines: tables, what came out, and a warning where it must not be taken for an answer."""
-    from moe_emergence.report.summary import suite_summary
-
-    summary = suite_summary(suite, tables)
-    for table in summary.tables:
-        print_table(table.title, table.columns, table.numeric, table.rows)
-    for table in summary.matrices if layer_by_layer else ():
-        print_table(table.title, table.columns, table.numeric, table.rows)
-    for statement in summary.statements if layer_by_layer else ():
-        print(f"{statement.arm}, seed {statement.seed}, layer {statement.layer}")
-        print("\n".join(f"  {sentence}" for sentence in statement.sentences))
-    print("\n".join(f"- {sentence}" for sentence in summary.sentences))
-    if summary.warning is not None:
-        print(f"Note: {summary.warning}")
 
 
 def _print_costs(suite: Suite) -> None:

@@ -23,14 +23,15 @@ class Answer:
 
 
 def answers(suite: Suite, tables: Tables) -> list[Answer]:
-    """Specialisation, its evidence, balance, LM loss, what intervals are over, what ended early, went on under other
-    conditions, was skipped or is missing; empty ones are left out."""
+    """Specialisation, its evidence, balance, LM loss, what intervals are over, what is going, ended early, went on
+    under other conditions, was skipped or is missing; empty ones are left out."""
     box = [
         Answer(heading="Specialisation", sentences=tuple(specialisation_sentences(tables))),
         Answer(heading="Evidence", sentences=tuple(evidence_sentences(suite, tables))),
         Answer(heading="Balance", sentences=tuple(balance_sentences(suite, tables))),
         Answer(heading="LM loss", sentences=tuple(loss_sentences(suite, tables))),
         Answer(heading="Intervals", sentences=tuple(_intervals(suite))),
+        Answer(heading="Still going", sentences=tuple(_going(suite)), alert=True),
         Answer(heading="Ended early", sentences=tuple(_ended_early(suite)), alert=True),
         Answer(heading="Continued inexactly", sentences=tuple(_inexact(suite)), alert=True),
         Answer(heading="Skipped steps", sentences=tuple(_skipped(suite)), alert=True),
@@ -81,6 +82,18 @@ def _skipped(suite: Suite) -> Iterator[str]:
             yield f"{run.arm}, seed {run.seed}: no update at step {where} ({causes})."
 
 
+def _going(suite: Suite) -> Iterator[str]:
+    """Runs that have begun and not ended: whether they still do or were broken off, records cannot tell."""
+    for run in suite.going:
+        recorded = max(run.steps.tolist(), default=0)
+        further = f" (recorded up to step {count(recorded)})" if recorded > run.last_step else ""
+        where = f"at step {count(run.last_step)} of {count(run.config.training.steps)}{further}"
+        yield f"{run.arm}, seed {run.seed}: {where}; it has not ended, and no measure includes it."
+
+
 def _missing(suite: Suite) -> Iterator[str]:
+    going = {(run.arm, run.seed) for run in suite.going}
     for run in suite.missing:
+        if (run.arm, run.seed) in going:
+            continue
         yield f"{run.arm}, seed {run.seed}: {run.reason}. Nothing on this page includes it."

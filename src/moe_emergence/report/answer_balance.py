@@ -16,7 +16,7 @@ def balance_sentences(suite: Suite, tables: Tables) -> Iterator[str]:
     without = [arm for arm in arms if _is_unbalanced(suite, arm)]
     with_loss = [arm for arm in arms if arm not in without]
     for arm in without:
-        reference = _balanced_reference(suite, arm, with_loss)
+        reference = balanced_reference(suite, arm, with_loss)
         against = f"; with it, {reference}: {arm_balance(suite, tables, reference)}" if reference else ""
         yield f"Without the balance loss, {arm}: {arm_balance(suite, tables, arm)}{against}."
         with_loss = [other for other in with_loss if other != reference]
@@ -32,7 +32,7 @@ def _is_unbalanced(suite: Suite, arm: str) -> bool:
     return all(run.config.moe is not None and run.config.moe.balance_coef == 0 for run in suite.runs_of(arm))
 
 
-def _balanced_reference(suite: Suite, arm: str, balanced: Sequence[str]) -> str | None:
+def balanced_reference(suite: Suite, arm: str, balanced: Sequence[str]) -> str | None:
     """The arm's baseline where that is balanced, else the first balanced arm not yet spoken of."""
     baseline = next((known.baseline for known in suite.arms if known.name == arm), None)
     return baseline if baseline in balanced else next(iter(balanced), None)

@@ -66,15 +66,21 @@ def _choice(suite: Suite, tables: Tables) -> Iterator[str]:
     )
 
 
-def _scoreboard(tables: Tables) -> Iterator[str]:
-    """Of the measures at the last step, which order experts as rerouting does."""
+def rerouting_scores(tables: Tables) -> list[ScoreRow]:
+    """Every measure held at the last step against what rerouting an expert costs in all; of all arms together where
+    there are several."""
     together = [row for row in tables.scores if row.arm == ALL_ARMS] or list(tables.scores)
     last = max((row.step for row in together), default=0)
-    rows = [
+    return [
         row
         for row in together
         if row.step == last and row.effect.startswith(f"{REROUTED}: total") and row.rho is not None
     ]
+
+
+def _scoreboard(tables: Tables) -> Iterator[str]:
+    """Of the measures at the last step, which order experts as rerouting does."""
+    rows = rerouting_scores(tables)
     if not rows:
         return
     found = [row for row in rows if row.p_adjusted is not None and row.p_adjusted < ALPHA]

@@ -19,14 +19,16 @@ def loss_sentences(suite: Suite, tables: Tables) -> Iterator[str]:
     compared = differences_shown(suite, tables.loss_differences, None)
     steps = sorted({run.last_step for run in suite.runs})
     after = (
-        f"after {count(steps[0])} to {count(steps[-1])} steps" if len(steps) > 1 else f"after {count(steps[0])} steps"
+        f"after {count(steps[0])} to {plural(steps[-1], 'step')}"
+        if len(steps) > 1
+        else f"after {plural(steps[0], 'step')}"
     )
     over = f", mean over {plural(len(suite.domains), 'domain')}" if len(suite.domains) > 1 else ""
     own = {row.arm: f"{interval(row.lm_loss, row.low, row.high)}{_seeds(row)}" for row in macro}
     scale = f"held-out test text, {after}, nats a token{over}"
     for against in dict.fromkeys(row.against for row in compared):
         rows = [row for row in compared if row.against == against]
-        yield f"LM loss against {against} ({own[against]}): {_against(rows)}. ({scale[0].upper()}{scale[1:]}.)"
+        yield f"LM loss against {against} ({own[against]}): {against_in_words(rows)}. ({scale[0].upper()}{scale[1:]}.)"
     named = {name for row in compared for name in (row.arm, row.against)}
     rest = [f"{arm} {value}" for arm, value in own.items() if arm not in named]
     if rest:
@@ -41,7 +43,8 @@ def differences_shown(suite: Suite, rows: Sequence[LossDifferenceRow], *domains:
     return to_dense or wanted
 
 
-def _against(rows: Sequence[LossDifferenceRow]) -> str:
+def against_in_words(rows: Sequence[LossDifferenceRow]) -> str:
+    """`lower in a (…); not shown to differ (the interval includes 0) in b (…)`."""
     lower = [_shown(row) for row in rows if row.high < 0]
     higher = [_shown(row) for row in rows if row.low > 0]
     open_ones = [_shown(row) for row in rows if row.low <= 0 <= row.high]

@@ -64,16 +64,16 @@ def _short_sentence(tables: Tables, arm: str) -> str:
 def _numbers(rows: Sequence[InformationRow]) -> str:
     """What each layer of one arm shows over its seeds, and what both nulls reach."""
     layers = [[row for row in rows if row.layer == layer] for layer in sorted({row.layer for row in rows})]
-    told = listed([_layer(mine) for mine in layers])
+    told = listed([layer_information(mine) for mine in layers])
     fresh = [found for mine in layers if (found := _fresh(mine))]
     gates = f"untrained gates on the same hidden states reach {listed(fresh)}" if fresh else ""
-    permuted = f"documents with permuted domains {_union([null_range(row) for row in rows])}"
+    permuted = f"documents with permuted domains {union_of([null_range(row) for row in rows])}"
     nulls = f"{gates}, {permuted}" if gates else f"{permuted} are reached by chance"
     whole = f"all there is to know of its domain (H(D) = {loss(rows[0].maximum)} bits)"
     return f"A token's expert tells {told} of {whole}; {nulls}."
 
 
-def _layer(rows: Sequence[InformationRow]) -> str:
+def layer_information(rows: Sequence[InformationRow]) -> str:
     """`8.4 % [7.8, 9.0] in layer 3 (0.133 bits)`, or the range over seeds with the ends of their intervals."""
     first = rows[0]
     if len(rows) == 1:
@@ -86,10 +86,11 @@ def _layer(rows: Sequence[InformationRow]) -> str:
 def _fresh(rows: Sequence[InformationRow]) -> str:
     """What fresh gates of one layer reach, over its seeds; empty where they were not recorded."""
     found = [ends for row in rows if (ends := fresh_range(row)) is not None]
-    return f"{_union(found)} in layer {rows[0].layer}" if found else ""
+    return f"{union_of(found)} in layer {rows[0].layer}" if found else ""
 
 
-def _union(ranges: Sequence[tuple[float, float]]) -> str:
+def union_of(ranges: Sequence[tuple[float, float]]) -> str:
+    """From the lowest to the highest of some shares' ranges."""
     return percent_range(min(low for low, _ in ranges), max(high for _, high in ranges))
 
 

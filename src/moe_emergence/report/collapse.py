@@ -46,7 +46,7 @@ def load_map_finding(run: Run, routing: Sequence[RoutingRow]) -> str:
     when = [f"layer {layer} collapsed at step {count(step)}" for layer, step in collapsed_layers(run).items()]
     return (
         f"{run.arm}: {listed(when) or 'no collapse found in training'}; expert {top.busiest_expert} of layer "
-        f"{top.layer} ends with {percent(top.max_load)} of the {slots(top)}, where an equal share is "
+        f"{top.layer} takes {percent(top.max_load)} of the {slots(top)}, where an equal share is "
         f"{percent(1 / top.experts)}"
     )
 

@@ -1,8 +1,10 @@
 """The figures of collapse: load maps of every arm, and how many experts are used over training."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
+from moe_emergence.analysis.balance import RoutingRow
+from moe_emergence.analysis.evolution import LoadPoint
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.collapse import collapsed_layers, count_finding, load_map_finding
@@ -24,7 +26,11 @@ _WORDS: dict[Quantity, str] = {
 
 def collapse_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     """A load map an arm, of its first seed; effective experts, and dead and hot ones where there are any."""
-    yield from (_map(suite, tables, run) for run in first_runs(suite) if tables.load_over_steps)
+    yield from (
+        load_map(suite, run, _of(run, tables.load_over_steps), of_run(run, tables.routing))
+        for run in first_runs(suite)
+        if tables.load_over_steps
+    )
     slots = {run.arm: run.config.moe.top_k for run in suite.runs if run.config.moe is not None}
     counts = list(expert_counts(tables.load_over_steps, slots))
     for quantity, words in _WORDS.items():
@@ -32,23 +38,27 @@ def collapse_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
             yield _counted(suite, tables, counts, quantity, words)
 
 
-def _map(suite: Suite, tables: Tables, run: Run) -> Drawing:
-    points = [point for point in tables.load_over_steps if (point.arm, point.seed) == (run.arm, run.seed)]
+def load_map(suite: Suite, run: Run, points: Sequence[LoadPoint], routing: Sequence[RoutingRow]) -> Drawing:
+    """The loads of one run over its training; `points` and `routing`, of its last look, are its own."""
     assert run.config.moe is not None
     return Drawing(
         name=f"load-map-{run.arm}",
         section="collapse",
         tables=("load_over_steps", "routing"),
-        title=load_map_finding(run, of_run(run, tables.routing)),
+        title=load_map_finding(run, routing),
         reading=(
             f"One row an expert, from left to right over training ({training_sample(suite, points[0].steps)}): its "
             f"share of the assignments. White is the uniform share, orange above, purple below; the scale marks where "
             f"an expert counts as dead (below {percent(DEAD_SHARE)} of 1/E) and as hot (excess above "
-            f"{decimal(HOT_EXCESS)}). A black line is the moment the detector called the layer collapsed. Title: test "
-            f"text at the last step.{seed_note(suite, run)}"
+            f"{decimal(HOT_EXCESS)}). A black line is the moment the detector called the layer collapsed. Title: "
+            f"held-out text at the last step.{seed_note(suite, run)}"
         ),
         make=partial(load_maps, points, run.config.moe.top_k, collapsed_layers(run)),
     )
+
+
+def _of(run: Run, points: Sequence[LoadPoint]) -> list[LoadPoint]:
+    return [point for point in points if (point.arm, point.seed) == (run.arm, run.seed)]
 
 
 def _counted(suite: Suite, tables: Tables, counts: list[ExpertCount], quantity: Quantity, words: str) -> Drawing:

@@ -12,8 +12,8 @@ class Drawing:
 
     Attributes:
         name: of its files.
-        section: where on the page it belongs: answer, loss, specialisation, shares, classes, collapse, routing or
-            evidence.
+        section: where on the page it belongs: answer, loss, specialisation, shares, classes, collapse, routing,
+            evidence or going.
         tables: names of the tables that it is drawn from, whose CSV files hold its data.
         title: the finding, computed; reading: units, n, and how to read it.
     """

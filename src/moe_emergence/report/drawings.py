@@ -10,6 +10,7 @@ from moe_emergence.report.collapse_drawings import collapse_drawings, training_s
 from moe_emergence.report.curves import domain_loss_curves, entropy_curves, loss_curves
 from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.evidence_drawings import evidence_drawings
+from moe_emergence.report.going import going_drawings
 from moe_emergence.report.heatmap_drawings import class_drawings, share_drawings
 from moe_emergence.report.measure_drawings import legend_of, loss_difference_drawings, specialisation_drawings
 from moe_emergence.report.numbers import count, plural
@@ -26,6 +27,7 @@ def drawings(suite: Suite, tables: Tables) -> list[Drawing]:
         *collapse_drawings(suite, tables),
         *_entropy_drawings(suite, tables),
         *evidence_drawings(suite, tables),
+        *going_drawings(suite),
     ]
 
 

@@ -100,4 +100,5 @@ def loss_difference_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
 
 
 def legend_of(suite: Suite) -> Legend:
+    """The colours and dashes of the suite's arms, the same in every figure."""
     return Legend([arm.name for arm in suite.arms], suite.dense)

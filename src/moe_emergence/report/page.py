@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from moe_emergence.analysis.files import replace_file
 from moe_emergence.analysis.losses import plain, readable_changes
+from moe_emergence.analysis.measures import Progress, silent
 from moe_emergence.analysis.reading import read_given
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.stored import analysed
@@ -22,6 +24,8 @@ from moe_emergence.report.emergence import emergence
 from moe_emergence.report.evidence_tables import evidence_tables
 from moe_emergence.report.excerpts import WINDOW
 from moe_emergence.report.findings import audit_finding
+from moe_emergence.report.going import going_csvs
+from moe_emergence.report.lead import lead
 from moe_emergence.report.page_tables import page_tables
 from moe_emergence.report.passages import style_rules
 from moe_emergence.report.pictures import keep
@@ -29,6 +33,7 @@ from moe_emergence.report.scripts import Script, own_script, plotly_script
 from moe_emergence.report.specialists import specialists
 from moe_emergence.report.statements import statements
 from moe_emergence.report.verdicts import final_information, information_finding
+from moe_emergence.report.visible import visible
 from moe_emergence.training.neighbour import FRESH_GATES
 
 REPORT, FIGURES, TABLES = "report.html", "figures", "tables"
@@ -38,14 +43,15 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def report_of(*folders: Path, out: Path | None = None) -> Path:
-    """`write_report` of a suite or of runs, from their records (`analysis.reading.read_given`).
+def report_of(*folders: Path, out: Path | None = None, progress: Progress = silent) -> Path:
+    """`write_report` of a suite or of runs, from their records (`analysis.reading.read_given`); `progress` is told of
+    what has to be measured first.
 
     Raises:
         AnalysisError: a record is missing or torn (names file and key), or the folder cannot be written.
     """
     suite = read_given(folders, out)
-    return write_report(suite, analysed(suite))
+    return write_report(suite, analysed(suite, progress))
 
 
 def write_report(suite: Suite, tables: Tables) -> Path:
@@ -55,7 +61,9 @@ def write_report(suite: Suite, tables: Tables) -> Path:
         AnalysisError: the folder cannot be written.
     """
     write_csv(tables, suite.folder / TABLES)
-    replace_file(suite.folder / TABLES / "arms_compared.csv", csv_text(arms_compared(suite, tables)))
+    beside = {"arms_compared": csv_text(arms_compared(suite, tables)), **going_csvs(suite)}
+    for name, text in beside.items():
+        replace_file(suite.folder / TABLES / f"{name}.csv", text)
     page = _environment().get_template("report.html.j2").render(_context(suite, tables))
     replace_file(suite.folder / REPORT, page)
     return suite.folder / REPORT
@@ -73,10 +81,16 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.filters["readable"] = _readable
     environment.tests["group"] = lambda value: isinstance(value, Mapping)
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """Text with what cannot be seen made visible (`visible`), and all else as it is: markup is the templates' own."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _readable(value: Any) -> str:
@@ -91,6 +105,7 @@ def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
         "suite": suite,
         "too_short": too_short(suite),
         "nav": _sections(tables, bool(emerging)),
+        "lead": lead(suite, tables),
         "answers": answers(suite, tables),
         "fresh_gates": FRESH_GATES,
         "emergence": emerging,

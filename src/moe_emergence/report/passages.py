@@ -3,18 +3,16 @@
 import codecs
 import colorsys
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from moe_emergence.report.visible import visible
 
 CONTRAST = 4.5
 """What text needs against its ground [WCAG 2.2, criterion 1.4.3]."""
 _HUES = ("#0072B2", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#56B4E9", "#D55E00", "#5A5A5A")
 """Okabe and Ito's palette, which colour-blind readers tell apart; grey for black, which a dark page swallows."""
 _INKS = ("#000000", "#FFFFFF")
-_INVISIBLE = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-_JOINERS = "\u200c\u200d"
-"""Without them emoji and some scripts fall apart; they move nothing."""
 _BLANKS = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
 
 
@@ -49,20 +47,6 @@ def spelled_token(piece: bytes) -> str:
         return spelled(visible(piece.decode())) or "⟨⟩"
     except UnicodeDecodeError:
         return f"⟨{piece.hex(' ').upper()}⟩"
-
-
-def visible(text: str) -> str:
-    """`text` with what one could not see, or what would reorder the page, made visible: ␀ for control characters,
-    ⟨U+202E⟩ for others; line breaks, tabs and joiners stay."""
-    return "".join(map(_visible, text))
-
-
-def _visible(character: str) -> str:
-    if character in "\n\t" or character in _JOINERS or unicodedata.category(character) not in _INVISIBLE:
-        return character
-    if ord(character) < 0x20:
-        return chr(0x2400 + ord(character))
-    return "␡" if character == "\x7f" else f"⟨U+{ord(character):04X}⟩"
 
 
 def expert_styles(n_experts: int) -> tuple[ExpertStyle, ...]:

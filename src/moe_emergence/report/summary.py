@@ -5,13 +5,19 @@ from dataclasses import dataclass
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer import answers, too_short
+from moe_emergence.report.answer_evidence import rerouting_scores
 from moe_emergence.report.arms_compared import arms_table
+from moe_emergence.report.lead import lead
 from moe_emergence.report.matrices import knockout_matrices
 from moe_emergence.report.measure_tables import verdicts_table
+from moe_emergence.report.numbers import ABSENT, count, p_value, signed
 from moe_emergence.report.routing_tables import routing_table
 from moe_emergence.report.shown import PageTable, TextTable
+from moe_emergence.report.sparklines import Curves, suite_curves
 from moe_emergence.report.statements import Statement, statements
 
+TOP = 5
+"""How many of the scoreboard's measures are printed."""
 _ARMS = ("arm", "lm_loss_macro", "difference_to_dense", "lm_loss", "tokens_trained", "parameters_active")
 _ROUTING = ("arm", "seed", "layer", "max_load", "max_violation", "hot", "dead", "entropy_per_token_share")
 _VERDICTS = ("arm", "seed", "layer", "verdict", "p_permutation", "p_fresh_end", "p_fresh_start")
@@ -23,15 +29,21 @@ class Summary:
 
     Attributes:
         warning: that the runs are too short for conclusions; None when they are not.
-        sentences: the answer box of the page, one finding each.
+        lead: the page's first three sentences; alerts: what must not be missed.
+        sentences: the answer box of the page, one finding each, alerts included.
+        curves: what moved over training; scores: the measures that foretell best what rerouting an expert costs.
         statements: what may be said of each layer of each run; matrices: what its experts are worth to each domain.
     """
 
     warning: str | None
+    lead: tuple[str, ...]
+    alerts: tuple[str, ...]
     sentences: tuple[str, ...]
     statements: tuple[Statement, ...]
     matrices: tuple[TextTable, ...]
     tables: tuple[TextTable, ...]
+    curves: tuple[Curves, ...]
+    scores: TextTable
 
 
 def suite_summary(suite: Suite, tables: Tables) -> Summary:
@@ -41,12 +53,37 @@ def suite_summary(suite: Suite, tables: Tables) -> Summary:
         _text(routing_table(suite, tables), _ROUTING),
         _text(verdicts_table(suite, tables), _VERDICTS),
     ]
+    box = answers(suite, tables)
     return Summary(
         warning=too_short(suite),
-        sentences=tuple(sentence for answer in answers(suite, tables) for sentence in answer.sentences),
+        lead=lead(suite, tables),
+        alerts=tuple(f"{answer.heading}: {said}" for answer in box if answer.alert for said in answer.sentences),
+        sentences=tuple(sentence for answer in box for sentence in answer.sentences),
         statements=tuple(statements(suite, tables)),
         matrices=tuple(knockout_matrices(suite, tables)),
         tables=tuple(table for table in short if table.rows),
+        curves=suite_curves(tables),
+        scores=_top_scores(tables),
+    )
+
+
+def _top_scores(tables: Tables) -> TextTable:
+    """The strongest rank correlations, whichever their sign."""
+    rows = sorted(rerouting_scores(tables), key=lambda row: -abs(row.rho or 0.0))[:TOP]
+    return TextTable(
+        title=f"Measures that order experts most as rerouting them does (top {TOP})",
+        columns=("measure", "rho", "95 % interval", "p, adjusted", "experts"),
+        numeric=(False, True, True, True, True),
+        rows=tuple(
+            (
+                row.measure,
+                signed(row.rho),
+                ABSENT if row.low is None else f"[{signed(row.low)}, {signed(row.high)}]",
+                p_value(row.p_adjusted),
+                count(row.cells),
+            )
+            for row in rows
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from synthetic_suite import quickstart_like, write_suite
 
 from moe_emergence.analysis.reading import read_given, read_suite
+from moe_emergence.analysis.stored import inputs_digest
 from moe_emergence.errors import AnalysisError
 
 LOOKS = (0, 2, 6)
@@ -206,3 +207,69 @@ def test_what_cannot_be_read_together_is_refused(folder: Path, tmp_path: Path) -
         read_given([run, folder], tmp_path / "out")
     with pytest.raises(AnalysisError, match="neither a suite nor a run"):
         read_given([tmp_path])
+
+
+def unfinished(folder: Path, kept: int, torn: str = "") -> None:
+    """The first `kept` lines of moe's metrics and the beginning of another; its last trace is gone."""
+    run = folder / "moe/seed-42"
+    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(lines[:kept]) + torn, "utf-8")
+    for trace in (run / "traces").glob("step-000006.*"):
+        trace.unlink()
+
+
+def test_a_run_that_is_still_going_is_read_up_to_its_last_trace(folder: Path) -> None:
+    unfinished(folder, 7, '{"event": "step", "step": 5, "lm_l')
+    suite = read_suite(folder)
+    (going,) = suite.going
+    assert (going.arm, going.seed, going.last_step, going.reason) == ("moe", 42, 2, "going")
+    assert going.steps.tolist() == [1, 2, 3, 4]
+    assert [(look.split, look.step) for look in going.evaluations] == [("dev", 0), ("test", 0), ("dev", 2)]
+    assert "moe" not in [run.arm for run in suite.runs]
+    assert [run.reason for run in suite.missing] == ["unfinished: recorded up to step 4 of 6"]
+
+
+def test_a_trace_ahead_of_the_records_is_not_yet_counted(folder: Path) -> None:
+    unfinished(folder, 7)
+    traces = folder / "moe/seed-42/traces"
+    shutil.copy(traces / "step-000002.parquet", traces / "step-000005.parquet")
+    assert [run.last_step for run in read_suite(folder).going] == [2]
+
+
+def test_only_the_last_line_of_a_going_run_may_be_torn(folder: Path) -> None:
+    unfinished(folder, 4, '{"event": "st\n')
+    with pytest.raises(AnalysisError, match=r"metrics\.jsonl, line 5 is not whole JSON"):
+        read_suite(folder)
+
+
+def test_a_going_run_alone_is_a_suite_without_results(folder: Path) -> None:
+    unfinished(folder, 7)
+    suite = read_given([folder / "moe/seed-42"])
+    assert (suite.runs, [run.last_step for run in suite.going]) == ((), [2])
+
+
+def test_without_a_trace_a_run_has_only_begun(folder: Path) -> None:
+    unfinished(folder, 7)
+    shutil.rmtree(folder / "moe/seed-42/traces")
+    assert read_suite(folder).going == ()
+
+
+def test_a_going_run_whose_records_cannot_be_read_keeps_the_others_readable(folder: Path) -> None:
+    unfinished(folder, 7)
+    change_json(folder / "moe/seed-42/manifest.json", lambda values: values.pop("receipt"))
+    suite = read_suite(folder)
+    assert suite.going == ()
+    assert len(suite.runs) == 4
+    assert suite.missing[0].reason.startswith(
+        "unfinished: recorded up to step 4 of 6, and cannot be shown: manifest.json: no key 'receipt'"
+    )
+
+
+def test_what_a_going_run_adds_makes_no_table_stale(folder: Path) -> None:
+    unfinished(folder, 7)
+    before = inputs_digest(read_suite(folder))
+    traces = folder / "moe/seed-42/traces"
+    shutil.copy(traces / "step-000002.parquet", traces / "step-000004.parquet")
+    suite = read_suite(folder)
+    assert suite.going[0].last_step == 4
+    assert inputs_digest(suite) == before

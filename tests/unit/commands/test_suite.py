@@ -17,7 +17,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     table = SimpleNamespace(title="Losses", columns=("arm", "LM loss"), numeric=(False, True), rows=(("moe", "3.5"),))
     said = SimpleNamespace(arm="moe", seed=42, layer=3, sentences=("12 % [10, 14].",))
     summary = SimpleNamespace(
-        warning="too short", sentences=("It runs [really].",), statements=(said,), matrices=(table,), tables=(table,)
+        warning="too short",
+        lead=("It runs [really].",),
+        alerts=(),
+        sentences=("It runs [really].",),
+        statements=(said,),
+        matrices=(table,),
+        tables=(table,),
+        curves=(),
+        scores=table,
     )
     monkeypatch.setattr(
         "moe_emergence.training.suite.run_suite",
@@ -27,10 +35,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     monkeypatch.setattr("moe_emergence.analysis.stored.analysed", lambda suite, progress: "tables")
     monkeypatch.setattr("moe_emergence.report.page.write_report", lambda suite, tables: suite.folder / "report.html")
     monkeypatch.setattr(
-        "moe_emergence.analysis.reading.read_given", lambda folders, out: SimpleNamespace(folder=out or folders[0])
+        "moe_emergence.analysis.reading.read_given",
+        lambda folders, out: SimpleNamespace(folder=out or folders[0], name="small", question="Does it run?"),
     )
     monkeypatch.setattr(
-        "moe_emergence.report.page.report_of", lambda *folders, out: (out or folders[0]) / "report.html"
+        "moe_emergence.report.page.report_of", lambda *folders, out, progress: (out or folders[0]) / "report.html"
     )
     monkeypatch.setattr("moe_emergence.report.summary.suite_summary", lambda suite, tables: summary)
     return made
@@ -152,3 +161,14 @@ def test_analyze_prints_what_came_out_and_where_the_tables_are(
 def test_report_prints_the_page(calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
+
+
+def test_report_as_text_prints_what_is_on_the_page_and_writes_none(
+    calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("moe_emergence.report.page.report_of")
+    assert cli.main(["report", str(tmp_path), "--text"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["small: Does it run?", "Note: too short", "- It runs [really]."]
+    assert lines.count("Losses") == 2
+    assert "  12 % [10, 14]." in lines

@@ -70,7 +70,7 @@ class PlantedArm:
 @dataclass(frozen=True, kw_only=True)
 class PlantedSuite:
     """What is to be written; `tokens` predicted a domain in each evaluation, and routed; `texts` of probe documents by
-    domain, prose where none is given."""
+    domain, prose where none is given; domains in `unprobed` have no probe document."""
 
     arms: Sequence[PlantedArm]
     domains: Sequence[str] = DOMAINS
@@ -79,6 +79,7 @@ class PlantedSuite:
     tokens: int = 10_000
     looks: Sequence[int] = (0, 1, 4, 15, 60, 240)
     texts: Mapping[str, str] = field(default_factory=lambda: TEXTS)
+    unprobed: Sequence[str] = ()
     name: str = "planted"
     question: str = "Do experts copied from one MLP specialise on code, math and prose?"
     command: str = "moe-emergence quickstart"
@@ -211,18 +212,23 @@ def tokenizer() -> Tokenizer:
 
 def probe(suite: PlantedSuite) -> Probe:
     """The beginnings of `DOCUMENTS` texts a domain, domain by domain."""
-    texts = [
-        suite.texts.get(domain, PROSE).replace("{number}", str(number)).ljust(LENGTH)
-        for domain in suite.domains
+    places = [
+        (place, number)
+        for place, domain in enumerate(suite.domains)
+        if domain not in suite.unprobed
         for number in range(DOCUMENTS)
+    ]
+    texts = [
+        suite.texts.get(suite.domains[place], PROSE).replace("{number}", str(number)).ljust(LENGTH)
+        for place, number in places
     ]
     made = tokenizer()
     tokens = np.array([made.encode(text).ids[:LENGTH] for text in texts], dtype=np.uint16)
     return Probe(
         tokens=tokens,
         length=np.full(len(texts), LENGTH, dtype=np.int32),
-        document=np.arange(len(texts), dtype=np.int32),
-        domain=np.repeat(np.arange(len(suite.domains)), DOCUMENTS).astype(np.int32),
+        document=np.array([place * DOCUMENTS + number for place, number in places], dtype=np.int32),
+        domain=np.array([place for place, _ in places], dtype=np.int32),
         start=np.zeros(len(texts), dtype=np.int32),
         texts=tuple(texts),
     )
@@ -233,10 +239,10 @@ def write_data(folder: Path, suite: PlantedSuite) -> None:
     none = np.zeros(1, dtype=np.int32)
     square = np.zeros((1, LENGTH), dtype=np.int32)
     blocks = Blocks(tokens=square.astype(np.uint16), domain=none, document=square, position=square)
-    names = [f"{domain}/{number}" for domain in suite.domains for number in range(DOCUMENTS)]
     documents = tuple(
-        {"id": name, "domain": name.split("/")[0], "source": "made up", "licence": "CC0-1.0", "split": "test"}
-        for name in names
+        {"id": f"{domain}/{number}", "domain": domain, "source": "made up", "licence": "CC0-1.0", "split": "test"}
+        for domain in suite.domains
+        for number in range(DOCUMENTS)
     )
     made = tokenizer()
     save_prepared(

@@ -115,7 +115,7 @@ def test_every_arm_has_a_map_with_its_collapse_and_data(suite: Suite, tables: Ta
     assert [name for name in made if name.startswith("load-map")] == [
         "load-map-moe", "load-map-no_lb", "load-map-top2", "load-map-moe_blocks",
     ]  # fmt: skip
-    assert made["load-map-no_lb"].title.startswith("no_lb: layer 2 collapsed at step 96; expert 5 of layer 2 ends with")
+    assert made["load-map-no_lb"].title.startswith("no_lb: layer 2 collapsed at step 96; expert 5 of layer 2 takes")
     assert made["load-map-moe"].title.startswith("moe: no collapse found in training; ")
     assert made["load-map-no_lb"].tables[0] == "load_over_steps"
     axes = made["load-map-no_lb"].make().axes

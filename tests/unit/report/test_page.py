@@ -185,7 +185,7 @@ def test_nothing_finished(tmp_path: Path) -> None:
     with undrawn():
         page = report_of(folder).read_text("utf-8")
     for arm in ("dense", "moe"):
-        assert f"{arm}, seed 42: unfinished: recorded up to step 1 of 4." in page
+        assert f"{arm}, seed 42: at step 0 of 4 (recorded up to step 1); it has not ended" in page
     assert 'id="loss"' not in page
 
 

@@ -129,12 +129,12 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
             "12.5 %"
         ),
         **{f"token-classes-{arm}": f"{arm}: {classes}" for arm in ("moe", "no_lb", "top2", "moe_blocks")},
-        "load-map-moe": f"moe: {none}; expert 5 of layer 3 ends with 18.7 % of the tokens{equal}",
+        "load-map-moe": f"moe: {none}; expert 5 of layer 3 takes 18.7 % of the tokens{equal}",
         "load-map-no_lb": (
-            f"no_lb: layer 2 collapsed at step 96; expert 5 of layer 2 ends with 72.3 % of the tokens{equal}"
+            f"no_lb: layer 2 collapsed at step 96; expert 5 of layer 2 takes 72.3 % of the tokens{equal}"
         ),
-        "load-map-top2": f"top2: {none}; expert 0 of layer 2 ends with 14.7 % of the assignments{equal}",
-        "load-map-moe_blocks": f"moe_blocks: {none}; expert 4 of layer 3 ends with 15 % of the tokens{equal}",
+        "load-map-top2": f"top2: {none}; expert 0 of layer 2 takes 14.7 % of the assignments{equal}",
+        "load-map-moe_blocks": f"moe_blocks: {none}; expert 4 of layer 3 takes 15 % of the tokens{equal}",
         **{f"experts-{kind}": titles[f"experts-{kind}"] for kind in ("effective", "dead", "hot")},  # drawn at random
         "entropy-per-token": (
             "Most certain router: no_lb, layer 2, at 18 % of ln E; least certain: moe_blocks, layer 3, at 93 %"

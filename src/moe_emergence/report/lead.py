@@ -1,0 +1,199 @@
+"""The first lines of the page: do experts specialise, what does no balancing cost, is it topic or syntax. One sentence
+each, with numbers and intervals; where a suite cannot answer, the sentence says why."""
+
+from collections.abc import Callable, Sequence
+
+from moe_emergence.analysis.records import Run, Suite
+from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, InformationRow
+from moe_emergence.analysis.tables import Tables
+from moe_emergence.analysis.token_information import TokenSplitRow
+from moe_emergence.report.answer_balance import arm_balance, balanced_reference
+from moe_emergence.report.answer_loss import against_in_words
+from moe_emergence.report.answer_specialisation import layer_information, union_of
+from moe_emergence.report.numbers import GAP, count, interval, listed, loss, percent_range, span
+from moe_emergence.report.shown import at_last_step
+from moe_emergence.report.verdicts import (
+    corrected_share,
+    final_information,
+    fresh_range,
+    is_learned,
+    layer_names,
+    null_range,
+    verdict_phrase,
+)
+
+TOKEN_ID = "token id"
+
+
+def lead(suite: Suite, tables: Tables) -> tuple[str, str, str]:
+    """The three answers, in this order."""
+    return _specialise(suite, tables), _cost(suite, tables), _topic_or_syntax(suite, tables)
+
+
+def balanced_arms(suite: Suite) -> list[str]:
+    """Arms whose routers learn and are balanced, by a loss or by a bias."""
+    return [arm.name for arm in suite.arms if _all(suite.runs_of(arm.name), _learns, _is_balanced)]
+
+
+def unbalanced_arms(suite: Suite) -> list[str]:
+    """Arms whose routers learn and that nothing balances."""
+    return [arm.name for arm in suite.arms if _all(suite.runs_of(arm.name), _learns, lambda run: not _is_balanced(run))]
+
+
+def _all(runs: Sequence[Run], *tests: Callable[[Run], bool]) -> bool:
+    return bool(runs) and all(test(run) for run in runs for test in tests)
+
+
+def _learns(run: Run) -> bool:
+    return run.config.moe is not None and run.config.moe.router == "learned"
+
+
+def _is_balanced(run: Run) -> bool:
+    return run.config.moe is not None and (run.config.moe.balance_coef > 0 or run.config.moe.bias_rate > 0)
+
+
+def _no_experts(suite: Suite) -> str | None:
+    """Why nothing can be said of experts at all."""
+    if not suite.runs:
+        return "no run has ended yet" if suite.going else "no run has a result"
+    if all(run.config.moe is None for run in suite.runs):
+        return "no run with a result has experts"
+    return None if any(map(_learns, suite.runs)) else "no run with a result has a router that learns"
+
+
+def _specialise(suite: Suite, tables: Tables) -> str:
+    """`moe, balanced, shows learned specialisation in layer 3: …; among other balanced arms: top2 in layer 3, …`."""
+    unknown = "Whether experts specialise is not known"
+    if reason := _no_experts(suite):
+        return f"{unknown}: {reason}."
+    arms = balanced_arms(suite)
+    if not arms:
+        others = [f"{arm} shows {_verdict(tables, arm)}" for arm in unbalanced_arms(suite) if _verdict(tables, arm)]
+        return f"Whether balanced experts specialise is not known: no balanced arm has a result{_then(others)}."
+    first, *others = arms
+    rows = _strongest(tables, first)
+    if not rows or not _verdict(tables, first):
+        return f"{unknown}: it takes two domains, each with two held-out documents or more."
+    return f"{first}, balanced, shows {_verdict(tables, first)}: {_information(rows)}{_others(tables, others)}."
+
+
+def _then(parts: Sequence[str]) -> str:
+    return "".join(f"; {part}" for part in parts)
+
+
+def _verdict(tables: Tables, arm: str) -> str:
+    rows = [row for row in tables.verdicts if row.arm == arm]
+    return verdict_phrase(rows) if rows else ""
+
+
+def _strongest(tables: Tables, arm: str) -> list[InformationRow]:
+    """The rows, one a seed, of the layer that tells most of the domain on average over seeds."""
+    layers: dict[int, list[InformationRow]] = {}
+    for row in final_information(tables, arm):
+        layers.setdefault(row.layer, []).append(row)
+    return max(layers.values(), key=lambda rows: sum(map(corrected_share, rows)) / len(rows), default=[])
+
+
+def _information(rows: Sequence[InformationRow]) -> str:
+    fresh = [ends for row in rows if (ends := fresh_range(row)) is not None]
+    gates = f"untrained gates on the same hidden states reach {union_of(fresh)} and " if fresh else ""
+    permuted = f"documents with permuted domains {'' if fresh else 'reach '}{union_of([null_range(r) for r in rows])}"
+    told = f"a token's expert tells {layer_information(rows)} of all there is to know of its domain"
+    return f"{told}, where {gates}{permuted}"
+
+
+def _others(tables: Tables, arms: Sequence[str]) -> str:
+    """Where the other balanced arms show it."""
+    found = [f"{arm} in {_where(tables, arm)}" for arm in arms if _verdict(tables, arm)]
+    return f"; of the other balanced arms it is shown by {listed(found)}" if found else ""
+
+
+def _where(tables: Tables, arm: str) -> str:
+    rows = [row for row in tables.verdicts if row.arm == arm]
+    learned = [row for row in rows if is_learned(row)]
+    if not learned:
+        return "no layer"
+    if len({row.seed for row in rows}) > 1:
+        return f"{len(learned)} of {len(rows)} layers × seeds"
+    return layer_names([row.layer for row in learned])
+
+
+def _cost(suite: Suite, tables: Tables) -> str:
+    """`Without the balance loss, no_lb: …; with it, moe: …; LM loss against moe, nats a token: higher in no_lb (…)`."""
+    unknown = "What no balancing costs is not known"
+    if reason := _no_experts(suite):
+        return f"{unknown}: {reason}."
+    without, with_it = unbalanced_arms(suite), balanced_arms(suite)
+    if not without:
+        shown = [f"with it, {arm}: {arm_balance(suite, tables, arm)}" for arm in with_it[:1]]
+        return f"{unknown}: no arm without balancing has a result{_then(shown)}."
+    parts = [_unbalanced(suite, tables, arm, with_it) for arm in without]
+    return f"Without balancing, {'; without it, '.join(parts)}."
+
+
+def _unbalanced(suite: Suite, tables: Tables, arm: str, balanced: Sequence[str]) -> str:
+    reference = balanced_reference(suite, arm, balanced)
+    own = f"{arm}: {arm_balance(suite, tables, arm)}"
+    if reference is None:
+        return f"{own}; what that costs in LM loss is not known: no balanced arm has a result"
+    rows = [row for row in tables.loss_differences if (row.arm, row.against, row.domain) == (arm, reference, None)]
+    cost = f"nats a token, is {against_in_words(rows)}" if rows else "is not known to differ, for want of documents"
+    return f"{own}; with it, {reference}: {arm_balance(suite, tables, reference)}; LM loss against {reference}, {cost}"
+
+
+def _topic_or_syntax(suite: Suite, tables: Tables) -> str:
+    """`In layer 3 of moe routes are mostly syntax: the token's id tells … bits of its expert, …`."""
+    unknown = "Whether it is topic or syntax is not known"
+    if reason := _no_experts(suite):
+        return f"{unknown}: {reason}."
+    arm = next(iter((*balanced_arms(suite), *unbalanced_arms(suite))), "")
+    split = [row for row in tables.token_split if (row.arm, row.counted, row.x) == (arm, FIRST_CHOICE, TOKEN_ID)]
+    last = at_last_step(suite, split)
+    if not last:
+        return f"{unknown}: too few token ids are frequent in two domains, or it was not measured."
+    top = _strongest(tables, arm)
+    layer = top[0].layer if top and any(row.layer == top[0].layer for row in last) else max(row.layer for row in last)
+    rows = [row for row in last if row.layer == layer]
+    begun = [row for row in split if row.layer == layer and row.step == 0 and row not in rows]
+    return f"In layer {layer} of {arm}, routes follow {_followed(rows)}: {_split(rows)}{_begun(begun)}."
+
+
+def _followed(rows: Sequence[TokenSplitRow]) -> str:
+    found = dict.fromkeys(map(_kind, rows))
+    return next(iter(found)) if len(found) == 1 else f"not the same in all {len(rows)} seeds ({listed(list(found))})"
+
+
+def _kind(row: TokenSplitRow) -> str:
+    """What a router goes by: the token itself, the domain beyond it, or both; intervals decide which is more."""
+    topic, syntax = row.domain_given_token_p < ALPHA, row.token_p < ALPHA
+    if not topic:
+        return "syntax (the token), not shown to follow topic beyond it" if syntax else "neither beyond chance"
+    if not syntax or row.domain_given_token_low > row.token_high:
+        return "topic more than syntax (the token)"
+    return "syntax (the token) more than topic" if row.token_low > row.domain_given_token_high else "both alike"
+
+
+def _split(rows: Sequence[TokenSplitRow]) -> str:
+    token = _bits([(row.token_information, row.token_low, row.token_high) for row in rows])
+    domain = _bits([(row.domain_given_token, row.domain_given_token_low, row.domain_given_token_high) for row in rows])
+    shares, known = ([getattr(row, name) for row in rows] for name in ("domain_given_token_share", "share_of_tokens"))
+    return (
+        f"the token's id tells {token} bits of its expert, and of two tokens with one id the expert still tells "
+        f"{domain} bits of their domain, {percent_range(min(shares), max(shares))} of all there is to know "
+        f"({span([row.ids for row in rows], count)}{GAP}ids, {percent_range(min(known), max(known))} of tokens)"
+    )
+
+
+def _bits(values: Sequence[tuple[float, float, float]]) -> str:
+    """`0.812 [0.790, 0.830]`, or the range over seeds with the ends of their intervals."""
+    if len(values) == 1:
+        return interval(*values[0])
+    ends = span([end for _, low, high in values for end in (low, high)], loss)
+    return f"{span([value for value, _, _ in values], loss)} (intervals within {ends}, {len(values)}{GAP}seeds)"
+
+
+def _begun(rows: Sequence[TokenSplitRow]) -> str:
+    if not rows:
+        return ""
+    token, domain = ([getattr(row, name) for row in rows] for name in ("token_information", "domain_given_token"))
+    return f"; untrained, at step 0, {span(token, loss)} and {span(domain, loss)} bits"
