@@ -18,7 +18,7 @@ from moe_emergence.explore.explorer import Explorer
 from moe_emergence.explore.reading import Off, Reading, read_tokens
 from moe_emergence.explore.run import Loaded, Models, open_run
 from moe_emergence.explore.server import configuration, listening
-from moe_emergence.report.passages import visible
+from moe_emergence.report.visible import visible
 
 BLANKS = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥"})
 

@@ -15,7 +15,7 @@ from moe_emergence.explore.asked import Asked, Continue
 from moe_emergence.explore.generation import continuation
 from moe_emergence.explore.reading import LayerRoutes, Reading, pieces, read_tokens
 from moe_emergence.explore.run import ExploredRun, Loaded, Models, choose_threads
-from moe_emergence.report.passages import visible
+from moe_emergence.report.visible import visible
 
 PREFILL, DECODE = "prefill", "decode"
 """Read at once as the prompt; written by the model, a token at a time."""

@@ -8,7 +8,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 
 from moe_emergence.explore.asked import LARGEST_BODY
 from moe_emergence.explore.explorer import Explorer
-from moe_emergence.report.passages import style_rules, visible
+from moe_emergence.report.passages import style_rules
+from moe_emergence.report.visible import visible
 
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; "

@@ -72,7 +72,7 @@ class MoE(nn.Module):
         """Under autocast in its type, as a dense MLP's output is: grouped products know nothing of autocast, and would
         run in the weights' own."""
         where = tokens.device.type
-        weights = dict(self.experts.named_parameters())
+        weights: dict[str, Tensor] = dict(self.experts.named_parameters())
         if torch.is_autocast_enabled(where):
             dtype = torch.get_autocast_dtype(where)
             tokens, weights = tokens.to(dtype), {name: weight.to(dtype) for name, weight in weights.items()}

@@ -21,8 +21,9 @@ from moe_emergence.report.emergence_text import (
     shown_documents,
     text_payload,
 )
-from moe_emergence.report.passages import readable_ink, visible
+from moe_emergence.report.passages import readable_ink
 from moe_emergence.report.style import DIVERGING, arm_styles
+from moe_emergence.report.visible import visible
 
 ROUTE_BYTES = 4_000_000
 """What the routes of the shown tokens may take of the page, before base64."""

@@ -11,7 +11,8 @@ from moe_emergence.analysis.text_classes import SCHEMES
 from moe_emergence.analysis.token_types import Scheme, character_offsets, token_bytes, token_classes
 from moe_emergence.analysis.traces import Trace
 from moe_emergence.data.blocks import PreparedData
-from moe_emergence.report.passages import token_texts, visible
+from moe_emergence.report.passages import token_texts
+from moe_emergence.report.visible import visible
 
 DOCUMENTS, TOKENS = 2, 160
 """Documents a domain, and tokens of each, at most."""

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from moe_emergence.analysis.token_types import token_bytes
 from moe_emergence.analysis.traces import LayerTrace, Trace
 from moe_emergence.data.blocks import PreparedData
-from moe_emergence.report.passages import token_texts, visible
+from moe_emergence.report.passages import token_texts
+from moe_emergence.report.visible import visible
 
 WINDOW = 12
 """Tokens of an excerpt."""

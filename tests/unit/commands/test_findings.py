@@ -40,12 +40,12 @@ def test_the_report_as_text_says_the_planted_findings(found: Found, monkeypatch:
         "Note: Too short for conclusions (cut).",
         "- moe, balanced, shows learned specialisation in layer 3",
         "- Without balancing, no_lb: max violation 4.79",
-        "LM loss on test at the last step, nats a token",
+        "The arms on test at the last step; LM loss in nats a token",
         "Over training, step 0 to 8;",
         "moe, seed 42, layer 3 8.4 % [7.8, 9.0] of H(domain) at step 8",
     ):
         assert part in text
-    assert text.index("- moe, balanced") < text.index("LM loss on test") < text.index("Over training")
+    assert text.index("- moe, balanced") < text.index("The arms on test") < text.index("Over training")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])

@@ -237,10 +237,10 @@ def _class_information(run: Run, step: int | None = None):
 
 def undrawn():
     """Pages without their figures, which take seconds."""
-    return patch("moe_emergence.report.page.keep", _without_a_picture)
+    return patch("moe_emergence.report.page.keep", without_a_picture)
 
 
-def _without_a_picture(drawing: Drawing, folder: Path) -> Picture:
+def without_a_picture(drawing: Drawing, folder: Path) -> Picture:
     return Picture(
         name=drawing.name,
         section=drawing.section,

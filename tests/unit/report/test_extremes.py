@@ -12,9 +12,8 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from planted_measures import planted_tables
+from planted_measures import planted_tables, undrawn, without_a_picture
 from synthetic_suite import DOMAINS, PlantedArm, PlantedSuite, quickstart_like, write_suite
-from test_page import _without_a_picture, undrawn
 
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.config import MoEConfig
@@ -139,7 +138,7 @@ def write_to(place: Path) -> None:
     """A report with two of its figures, from records that are written there too."""
 
     def kept(drawing: Drawing, folder: Path) -> Picture:
-        return (keep if drawing.name in DRAWN else _without_a_picture)(drawing, folder)
+        return (keep if drawing.name in DRAWN else without_a_picture)(drawing, folder)
 
     planted = quickstart_like(steps=2, looks=(0, 2))
     folder = write_suite(place / "same", replace(planted, arms=planted.arms[1:2]))

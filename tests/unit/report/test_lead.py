@@ -171,7 +171,7 @@ def test_a_bias_balances_and_a_hash_does_not_learn(small: Small) -> None:
 
 
 def test_the_page_opens_with_them_and_folds_the_rest(suite: Suite, tmp_path: Path) -> None:
-    from test_page import undrawn
+    from planted_measures import undrawn
 
     from moe_emergence.report.page import write_report
 
