@@ -126,7 +126,7 @@ def test_a_run_that_is_going_alone(tmp_path: Path) -> None:
         text = sensible(report_of(run).read_text("utf-8"))
     assert "Whether experts specialise is not known: no run has ended yet." in text
     assert "moe, seed 42: at step 4 of 8 (recorded up to step 5); it has not ended, and no measure includes it." in text
-    assert "moe: the busiest expert of layer 3 takes" in text
+    assert "of layer 3 takes" in text
     assert "LM loss so far: moe" in text
     assert "Nothing on this page includes it" not in text
 
