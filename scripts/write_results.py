@@ -18,6 +18,7 @@ from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.drawings import drawings
 from moe_emergence.report.evidence_tables import evidence_tables
+from moe_emergence.report.lead import lead
 from moe_emergence.report.numbers import count, plural, seconds
 from moe_emergence.report.page import FIGURES
 from moe_emergence.report.pictures import keep
@@ -59,6 +60,8 @@ def page(suite: Suite, tables: Tables, drawn: list[Drawing], folder: str) -> Ite
     yield f"\n{provenance(suite, tables)} Written by `scripts/write_results.py`; nothing here is typed by hand.\n"
     if (warning := too_short(suite)) is not None:
         yield f"**{warning}**\n"
+    yield from (f"{number}. {plain(sentence)}" for number, sentence in enumerate(lead(suite, tables), 1))
+    yield ""
     for answer in answers(suite, tables):
         yield f"**{answer.heading}.** {' '.join(map(plain, answer.sentences))}\n"
     if suite.note and suite.conclusive:
@@ -97,7 +100,7 @@ def readme_part(suite: Suite, tables: Tables, drawn: list[Drawing], folder: Path
     if (warning := too_short(suite)) is not None:
         yield f"**{warning}**\n"
     box = answers(suite, tables)
-    yield from (f"- **{answer.heading}.** {plain(answer.sentences[0])}" for answer in box[:4])
+    yield from (f"- {plain(sentence)}" for sentence in lead(suite, tables))
     yield from (f"- **{answer.heading}.** {plain(' '.join(answer.sentences))}" for answer in box if answer.alert)
     yield ""
     for drawing in drawn:

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import synthetic_suite
 from hostile_strings import HOSTILE_60, SURROGATE
-from planted_measures import planted_tables
+from planted_measures import planted_tables, without_a_picture
 from playwright.sync_api import Page
 from synthetic_suite import PlantedArm, PlantedSuite, write_suite
 
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.config import MoEConfig
 from moe_emergence.report.page import write_report
-from moe_emergence.report.pictures import Picture
 from moe_emergence.report.visible import visible
 
 EVERYTHING = " ¦ ".join((*HOSTILE_60, SURROGATE))
@@ -69,7 +68,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("hostile") / HOSTILE_60[3].replace("/", "∕")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(synthetic_suite, "DOCUMENTS", 2)
-        patch.setattr("moe_emergence.report.page.keep", _undrawn)
+        patch.setattr("moe_emergence.report.page.keep", without_a_picture)
         write_suite(folder, _suite())
         _rewrite(folder / "a/seed-42/manifest.json")
         metrics = folder / "a/seed-42/metrics.jsonl"
@@ -115,17 +114,6 @@ def _rewrite(manifest: Path) -> None:
     values["base"] |= {"name": EVERYTHING}
     values["data"]["record"]["cleaning"]["applied"] = {text: text for text in HOSTILE_60}
     manifest.write_text(json.dumps(values), "utf-8")
-
-
-def _undrawn(drawing: Any, folder: Path) -> Picture:
-    return Picture(
-        name=drawing.name,
-        section=drawing.section,
-        title=drawing.title,
-        reading=drawing.reading,
-        source="data:,",
-        width=9,
-    )
 
 
 def cells(page: Page, table: str) -> list[list[str]]:

@@ -21,7 +21,7 @@ POINTS_PER_INCH = 72
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A drawing as the page holds it; `source` is a data: URI."""
+    """A drawing as the page holds it; `source` is a data: URI, width and height are CSS pixels."""
 
     name: str
     section: str
@@ -30,6 +30,7 @@ class Picture:
     tables: tuple[str, ...]
     source: str
     width: int
+    height: int
 
 
 def keep(drawing: Drawing, folder: Path) -> Picture:
@@ -39,6 +40,7 @@ def keep(drawing: Drawing, folder: Path) -> Picture:
         figure = drawing.make()
         width = round(figure.get_figwidth() * CSS_DOTS_PER_INCH)
         added = add_title(figure, drawing.title)
+        height = round((figure.get_figheight() - added) * CSS_DOTS_PER_INCH)
         svg, png = _svg(figure), _png(figure)
     replace_file(folder / f"{drawing.name}.svg", svg)
     replace_file(folder / f"{drawing.name}.png", png)
@@ -50,6 +52,7 @@ def keep(drawing: Drawing, folder: Path) -> Picture:
         tables=drawing.tables,
         source=data_uri(cropped(svg, added * POINTS_PER_INCH)),
         width=width,
+        height=height,
     )
 
 

@@ -249,4 +249,5 @@ def without_a_picture(drawing: Drawing, folder: Path) -> Picture:
         tables=drawing.tables,
         source="data:,",
         width=9,
+        height=9,
     )

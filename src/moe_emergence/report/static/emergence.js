@@ -125,7 +125,7 @@
     Object.assign(state, wanted);
     find("view").hidden = false;
     render();
-    if (Object.keys(wanted).length > 0) find("heading").scrollIntoView();
+    if (Object.keys(wanted).length > 0) document.getElementById("emergence").scrollIntoView();
   }
 
   begin();
