@@ -24,7 +24,9 @@ TOKENS = 80
 PUT_ON = {"event": "skipped", "step": 1, "cause": EVERYTHING}
 LONG = 200
 SHOWN = """() => {
-    const texts = [document.body.textContent];
+    const body = document.body.cloneNode(true);
+    body.querySelectorAll("script").forEach(script => script.remove());
+    const texts = [body.textContent];
     const collect = value => {
         if (typeof value === "string") texts.push(value);
         else if (value && typeof value === "object") {
