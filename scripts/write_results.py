@@ -27,6 +27,8 @@ from moe_emergence.report.summary import Summary, suite_summary
 
 BEGIN, END = "<!-- results: made by scripts/write_results.py -->", "<!-- end of results -->"
 EVIDENCE = ("specificity", "token_split", "regret", "equivalence", "matches", "scores")
+OMITTED = ("classes",)
+"""Sections of figures that are left to the report: half a megabyte each."""
 README_FIGURES = ("specialisation", "load-map-no_lb")
 
 
@@ -41,7 +43,7 @@ def main() -> None:
     if not suite.runs:
         raise SystemExit(f"{given.runs}: no run has a result yet")
     tables = analysed(suite)
-    drawn = drawings(suite, tables)
+    drawn = [drawing for drawing in drawings(suite, tables) if drawing.section not in OMITTED]
     folder = given.page.parent / given.page.stem
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
