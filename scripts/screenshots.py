@@ -12,20 +12,19 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-SECTIONS = ("emergence", "specialists", "collapse")
+SECTIONS = {"emergence": "emergence", "specialists": "cards", "collapse": "collapse"}
+"""Name of a picture to the id of the heading that it begins with."""
 WIDTH, MOST, BYTES = 1280, 1000, 300_000
 """CSS pixels of the window, CSS pixels of a picture's height at most, and the size that it must stay below."""
 COLOURS = (256, 128, 64, 32, 16)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 BOX = """([name, most]) => {
-    const found = document.getElementById(name) ?? document.getElementById(`${name}-heading`);
-    if (!found) return null;
-    const headings = [...document.querySelectorAll("h2")];
-    const heading = found.matches("h2") ? found : found.querySelector("h2") ?? found;
-    const next = headings[headings.indexOf(heading) + 1];
-    const page = document.documentElement;
+    const heading = document.getElementById(name);
+    if (!heading) return null;
+    for (const details of document.querySelectorAll("details:has(article)")) details.open = true;
     const top = heading.getBoundingClientRect().top + scrollY;
-    const end = next ? next.getBoundingClientRect().top + scrollY : page.scrollHeight;
+    const below = [...document.querySelectorAll("h2")].map(next => next.getBoundingClientRect().top + scrollY);
+    const end = below.find(place => place > top) ?? document.documentElement.scrollHeight;
     const main = document.querySelector("main").getBoundingClientRect();
     return {x: main.left, y: top, width: main.width, height: Math.max(1, Math.min(end - top, most))}; }"""
 
@@ -58,13 +57,13 @@ def pictures(report: Path) -> dict[str, bytes]:
         )
         page = context.new_page()
         page.goto(report.resolve().as_uri())
-        taken = {name: _picture(page, name) for name in SECTIONS}
+        taken = {name: _picture(page, heading) for name, heading in SECTIONS.items()}
         browser.close()
     return taken
 
 
 def _picture(page: Page, name: str) -> bytes:
-    """The section from its heading to the next one, or to `MOST` pixels."""
+    """From the heading to the next section, or to `MOST` pixels."""
     box = page.evaluate(BOX, [name, MOST])
     if box is None:
         raise SystemExit(f"the report has no section {name!r}: moe-emergence report writes it anew")
