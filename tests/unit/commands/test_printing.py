@@ -5,7 +5,10 @@ import pytest
 from moe_emergence.commands.printing import human, print_rows, print_table
 
 
-def test_numbers_are_right_and_nothing_is_cut(capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_are_right_and_nothing_is_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # pytest's workers have one
     wide = "w" * 90
     print_rows(
         "things [of note]", [{"name": wide, "count": 1234567, "share": 0.25}, {"name": "b", "count": 5, "share": 2.0}]
