@@ -108,7 +108,7 @@ def readme_part(suite: Suite, tables: Tables, drawn: list[Drawing], folder: Path
     for drawing in drawn:
         if drawing.name in README_FIGURES:
             yield f"![{plain(drawing.title)}]({folder.as_posix()}/{drawing.name}.png)"
-    yield f"\n{provenance(suite, tables)} All of it: `docs/results/quickstart.md`."
+    yield f"\n{provenance(suite, tables)} Made by `{suite.command}`; all of it: `docs/results/quickstart.md`."
     yield END
 
 

@@ -97,7 +97,7 @@ def arms_table(suite: Suite, tables: Tables) -> PageTable:
         Column(title="effective experts, worst layer", field="effective_experts", show=n.decimal),
         Column(title="of", field="experts", show=n.count),
         Column(title="dead experts, worst layer", field="dead", show=n.count),
-        Column(title="tokens a second", field="tokens_per_second", show=n.count),
+        Column(title="tokens a second, machine as it was", field="tokens_per_second", show=n.count),
         Column(title="tokens trained", field="tokens_trained", show=n.count),
         Column(title="parameters", field="parameters_total", show=n.count),
         Column(title="used by a token", field="parameters_active", show=n.count),

@@ -1,6 +1,7 @@
 """The suite's page: one file that opens from disk, asks the network for nothing and runs its own scripts alone."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,7 @@ def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
         "answers": answers(suite, tables),
         "fresh_gates": FRESH_GATES,
         "emergence": emerging,
-        "emergence_finding": information_finding(tables)
-        if final_information(tables)
-        else "Domain information and drift",
+        "emergence_finding": _emergence_finding(tables, emerging),
         "scripts": scripts,
         "expert_rules": style_rules(max((arm["experts"] for arm in emerging["arms"]), default=0)) if emerging else "",
         "changes": {arm.name: readable_changes(arm) for arm in suite.arms},
@@ -129,6 +128,14 @@ def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
         "facts": _facts(suite, tables),
         "environments": _environments(suite.runs),
     }
+
+
+def _emergence_finding(tables: Tables, emerging: Mapping[str, Any] | None) -> str:
+    """Of the runs that are drawn: one an arm."""
+    drawn = {(arm["name"], arm["seed"]) for arm in emerging["arms"]} if emerging else set()
+    rows = tuple(row for row in tables.information if (row.arm, row.seed) in drawn)
+    own = replace(tables, information=rows)
+    return information_finding(own) if final_information(own) else "Domain information and drift"
 
 
 def _sections(tables: Tables, emerging: bool) -> list[tuple[str, str]]:
@@ -177,9 +184,20 @@ def _facts(suite: Suite, tables: Tables) -> dict[str, Any]:
 
 def _environments(runs: tuple[Run, ...]) -> list[tuple[str, dict[str, str]]]:
     """(which runs, what they ran on) for every different environment."""
-    found: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    found: dict[tuple[tuple[str, str], ...], list[Run]] = {}
     for run in runs:
         items = {"moe-emergence": "", **run.manifest.software, **run.manifest.environment}
         items["moe-emergence"] = items.pop("package", "not recorded")
-        found.setdefault(tuple((key, plain(value)) for key, value in items.items()), []).append(run.arm)
-    return [(", ".join(dict.fromkeys(arms)), dict(items)) for items, arms in found.items()]
+        found.setdefault(tuple((key, plain(value)) for key, value in items.items()), []).append(run)
+    return [(_named(of), dict(items)) for items, of in found.items()]
+
+
+def _named(runs: Sequence[Run]) -> str:
+    """`dense, seeds 42 and 43; moe, seed 42`."""
+    seeds: dict[str, list[int]] = {}
+    for run in runs:
+        seeds.setdefault(run.arm, []).append(run.seed)
+    return "; ".join(
+        f"{arm}, {'seed' if len(own) == 1 else 'seeds'} {numbers.listed(list(map(str, own)))}"
+        for arm, own in seeds.items()
+    )

@@ -248,3 +248,18 @@ def test_no_template_switches_escaping_off() -> None:
     for path in (*(package / "templates").iterdir(), *(package / "static").iterdir()):
         text = path.read_text("utf-8")
         assert not re.search(r"\|\s*safe\b|autoescape|Markup|innerHTML|insertAdjacentHTML|document\.write", text), path
+
+
+def test_environments_name_runs_by_arm_and_seed_and_the_curves_title_is_of_what_is_drawn(tmp_path: Path) -> None:
+    planted = replace(small(0, 1, 2), seeds=(42, 43))
+    suite = read_suite(write_suite(tmp_path, planted))
+    odd = suite.folder / "no_lb/seed-43/manifest.json"
+    odd.write_text(odd.read_text("utf-8").replace('"x86_64"', '"riscv"'), "utf-8")
+    suite = read_suite(suite.folder)
+    tables = planted_tables(suite, {("moe", 43, 3): 0.9, ("moe", 42, 3): 0.2})
+    with undrawn():
+        page = html.unescape(write_report(suite, tables).read_text("utf-8"))
+    assert "Environment of dense, seeds 42 and 43; moe, seeds 42 and 43; no_lb, seed 42" in page
+    assert "Environment of no_lb, seed 43" in page
+    title = re.search(r'<figure class="emergence-figure">\s*<h3>([^<]*)</h3>', page)[1]
+    assert title.startswith("Most domain information at the end: moe, layer 3: 20")
