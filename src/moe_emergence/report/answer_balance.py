@@ -66,7 +66,7 @@ def _marked(rows: Sequence[RoutingRow], kind: str, several: bool) -> str:
 
 
 def _collapse(runs: Sequence[Run]) -> str:
-    """When the detector first called a layer collapsed, and whether that ended."""
+    """When the detector first called a layer of a run collapsed, and whether that ended."""
     first = [
         next((event for event in run.collapses if event.state == "collapsed"), None) for run in runs
     ]  # events are in the order of steps
@@ -78,8 +78,8 @@ def _collapse(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         return f"collapse found in training at step {steps} (layer {found[0][1].layer}{', ended since' * ended})"
     return (
-        f"collapse found in training in {len(found)} of {len(runs)} seeds at step{'s' if ' to ' in steps else ''} "
-        f"{steps}" + (f" (ended since in {ended})" if ended else "")
+        f"collapse found in training in {len(found)} of {len(runs)} seeds, first at "
+        f"step{'s' if ' to ' in steps else ''} {steps}" + (f" (ended since in {ended})" if ended else "")
     )
 
 

@@ -7,6 +7,7 @@ from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.scoreboard import ALL_ARMS, ScoreRow
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
+from moe_emergence.report.evidence_findings import ALL_HOT, spread_layers
 from moe_emergence.report.evidence_tables import REROUTED
 from moe_emergence.report.numbers import listed, percent_range, plural, signed, span
 from moe_emergence.report.shown import at_last_step
@@ -45,7 +46,11 @@ def _specific(suite: Suite, tables: Tables) -> Iterator[str]:
     if not rows:
         return
     found = [row for row in rows if row.p_holm < ALPHA]
-    places = listed([f"{row.arm}, layer {row.layer}: expert {row.expert} for {row.domain}" for row in found])
+    several = len({row.seed for row in rows}) > 1  # expert numbers of two seeds have nothing in common
+    places = "; ".join(
+        f"{row.arm}{f', seed {row.seed}' if several else ''}, layer {row.layer}: expert {row.expert} for {row.domain}"
+        for row in found
+    )
     said = f"in {len(found)} ({places})" if found else "in none"
     yield (
         f"When its tokens are rerouted, an expert is missed by one domain more than by the others, beyond chance, "
@@ -55,14 +60,18 @@ def _specific(suite: Suite, tables: Tables) -> Iterator[str]:
 
 def _choice(suite: Suite, tables: Tables) -> Iterator[str]:
     rows = [row for row in at_last_step(suite, tables.regret) if row.domain is None]
-    if not rows:
+    judged = spread_layers(rows, tables.routing)
+    if not judged:
+        yield from [f"{ALL_HOT}."] if rows else []
         return
-    beyond = sum(row.p < ALPHA and row.regret > 0 for row in rows)
-    best, chance = [row.best_share for row in rows], [row.chance_share for row in rows]
+    beyond = sum(row.p < ALPHA and row.regret > 0 for row in judged)
+    best, chance = [row.best_share for row in judged], [row.chance_share for row in judged]
+    hot = len(rows) - len(judged)
+    left = f"; {plural(hot, 'layer')} with a hot expert left out" if hot else ""
     yield (
-        f"A token sent to another expert loses {span([row.regret for row in rows], _four)} nats on average, more than "
-        f"0 in {beyond} of {plural(len(rows), 'layer')} (p < {ALPHA} each); the chosen expert is the best for "
-        f"{percent_range(min(best), max(best))} of tokens, by chance for {percent_range(min(chance), max(chance))}."
+        f"A token sent to another expert loses {span([row.regret for row in judged], _four)} nats on average, more "
+        f"than 0 in {beyond} of {plural(len(judged), 'layer')} (p < {ALPHA} each{left}); the chosen expert is the best "
+        f"for {percent_range(min(best), max(best))} of tokens, by chance for {percent_range(min(chance), max(chance))}."
     )
 
 

@@ -1,8 +1,9 @@
 """What experts did to LM loss: the answer box's sentences, with intervals over documents."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from moe_emergence.analysis.comparisons import ArmLossRow, LossDifferenceRow
+from moe_emergence.analysis.equivalence import EquivalenceRow
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.numbers import GAP, count, difference, difference_interval, interval, listed, loss, plural
@@ -28,7 +29,8 @@ def loss_sentences(suite: Suite, tables: Tables) -> Iterator[str]:
     scale = f"held-out test text, {after}, nats a token{over}"
     for against in dict.fromkeys(row.against for row in compared):
         rows = [row for row in compared if row.against == against]
-        yield f"LM loss against {against} ({own[against]}): {against_in_words(rows)}. ({scale[0].upper()}{scale[1:]}.)"
+        told = against_in_words(rows, tables.equivalence)
+        yield f"LM loss against {against} ({own[against]}): {told}. ({scale[0].upper()}{scale[1:]}.)"
     named = {name for row in compared for name in (row.arm, row.against)}
     rest = [f"{arm} {value}" for arm, value in own.items() if arm not in named]
     if rest:
@@ -43,8 +45,8 @@ def differences_shown(suite: Suite, rows: Sequence[LossDifferenceRow], *domains:
     return to_dense or wanted
 
 
-def against_in_words(rows: Sequence[LossDifferenceRow]) -> str:
-    """`lower in a (…); not shown to differ (the interval includes 0) in b (…)`."""
+def against_in_words(rows: Sequence[LossDifferenceRow], equivalence: Sequence[EquivalenceRow]) -> str:
+    """`lower in a (…); not shown to differ (the interval includes 0) in b (…); all within the ±0.01 nats …`."""
     lower = [_shown(row) for row in rows if row.high < 0]
     higher = [_shown(row) for row in rows if row.low > 0]
     open_ones = [_shown(row) for row in rows if row.low <= 0 <= row.high]
@@ -53,7 +55,28 @@ def against_in_words(rows: Sequence[LossDifferenceRow]) -> str:
         f"higher in {listed(higher)}" if higher else "",
         f"not shown to differ (the interval includes 0) in {listed(open_ones)}" if open_ones else "",
     ]
-    return "; ".join(part for part in parts if part)
+    return "; ".join(part for part in [*parts, within_margin(rows, equivalence)] if part)
+
+
+def within_margin(
+    rows: Sequence[LossDifferenceRow],
+    equivalence: Sequence[EquivalenceRow],
+    name: Callable[[LossDifferenceRow], str] = lambda row: row.arm,
+) -> str:
+    """Whether differences are shown to be too small to matter, which an interval without 0 does not say: `all within
+    the ±0.01 nats fixed beforehand as no difference that matters`; nothing where that was not tested."""
+    tested = {(row.arm, row.against, row.domain): row for row in equivalence}
+    found = [(row, test) for row in rows if (test := tested.get((row.arm, row.against, row.domain))) is not None]
+    if not found:
+        return ""
+    margin = f"the ±{found[0][1].margin:g} nats fixed beforehand as no difference that matters"
+    inside = [name(row) for row, test in found if test.equivalent]
+    others = [name(row) for row, test in found if not test.equivalent]
+    if not others:
+        return f"{'all ' if len(inside) > 1 else ''}within {margin}"
+    if not inside:
+        return f"{'none' if len(others) > 1 else 'not'} shown to be within {margin}"
+    return f"within {margin}: {listed(inside)}; not shown to be: {listed(others)}"
 
 
 def _shown(row: LossDifferenceRow) -> str:
@@ -69,15 +92,19 @@ def _seeds(row: ArmLossRow) -> str:
     return f", mean of {row.seeds}{GAP}seeds" if row.seeds > 1 else ""
 
 
-def loss_difference_finding(rows: Sequence[LossDifferenceRow]) -> str:
-    """How many arms' macro LM loss differs from what they are compared with, and the largest difference."""
+def loss_difference_finding(rows: Sequence[LossDifferenceRow], equivalence: Sequence[EquivalenceRow]) -> str:
+    """How many arms' macro LM loss differs from what they are compared with, whether by enough to matter, and the
+    largest difference."""
     macro = [row for row in rows if row.domain is None]
     apart = [row for row in macro if row.low > 0 or row.high < 0]
     if not apart:
-        return f"No arm's LM loss is shown to differ: all {plural(len(macro), 'interval')} include 0"
+        none = f"No arm's LM loss is shown to differ: all {plural(len(macro), 'interval')} include 0"
+        return "; ".join(filter(None, (none, within_margin(macro, equivalence))))
     top = max(apart, key=lambda row: abs(row.difference))
     change = difference_interval(top.difference, top.low, top.high)
-    return (
-        f"{len(apart)} of {plural(len(macro), 'arm')} differ in LM loss beyond their intervals; largest: {top.arm} "
-        f"against {top.against}, {change} nats a token"
+    parts = (
+        f"{len(apart)} of {plural(len(macro), 'arm')} differ in LM loss beyond their intervals",
+        within_margin(apart, equivalence),
+        f"largest: {top.arm} against {top.against}, {change} nats a token",
     )
+    return "; ".join(filter(None, parts))

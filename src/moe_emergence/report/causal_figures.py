@@ -56,6 +56,11 @@ def knockout_heatmaps(rows: Sequence[KnockoutRow], limit: float) -> Figure:
     return figure
 
 
+def excludes_zero(row: KnockoutRow) -> bool:
+    """Whether an effect's interval lies on one side of 0: what is bold."""
+    return row.low > 0 or row.high < 0
+
+
 def _effects(axis: Any, cells: Sequence[Sequence[KnockoutRow]], limit: float) -> Any:
     values = np.array([[MILLI * cell.effect for cell in row] for row in cells])
     image = axis.imshow(values, cmap=DIVERGING, norm=Normalize(-limit, limit), aspect="auto")
@@ -67,7 +72,7 @@ def _effects(axis: Any, cells: Sequence[Sequence[KnockoutRow]], limit: float) ->
         places = 1 if limit >= 1 else 2
         for (row, column), value in np.ndenumerate(values):
             cell = cells[row][column]
-            bold = cell.low > 0 or cell.high < 0
+            bold = excludes_zero(cell)
             dark = abs(value) > DARK * limit
             write_cell(axis, row, column, numbers.minus(value, places), dark=dark, size=7.5, bold=bold)
     return image

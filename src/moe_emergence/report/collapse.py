@@ -7,23 +7,25 @@ from moe_emergence.analysis.comparisons import LossDifferenceRow
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer_balance import arm_balance
+from moe_emergence.report.answer_loss import within_margin
 from moe_emergence.report.findings import slots
 from moe_emergence.report.load_maps import ExpertCount, Quantity
-from moe_emergence.report.numbers import count, decimal, difference_interval, listed, percent
+from moe_emergence.report.numbers import count, decimal, difference_interval, listed, percent, plural
 
 
 def collapse_sentences(suite: Suite, tables: Tables) -> Iterator[str]:
     """One an arm with experts: its balance at the end, the moment of collapse, and its LM loss against other arms."""
     for arm in dict.fromkeys(row.arm for row in tables.routing):
-        yield f"{arm}: {arm_balance(suite, tables, arm)}. {_cost(arm, tables.loss_differences)}"
+        yield f"{arm}: {arm_balance(suite, tables, arm)}. {_cost(arm, tables)}"
 
 
-def _cost(arm: str, rows: Sequence[LossDifferenceRow]) -> str:
-    mine = [row for row in rows if row.arm == arm and row.domain is None]
+def _cost(arm: str, tables: Tables) -> str:
+    mine = [row for row in tables.loss_differences if row.arm == arm and row.domain is None]
     if not mine:
         return "There is no arm to say what that cost."
     told = listed([f"{_change(row)} against {row.against}" for row in mine])
-    return f"LM loss on test, nats a token (above 0: worse): {told}."
+    small = within_margin(mine, tables.equivalence, lambda row: f"against {row.against}")
+    return f"LM loss on test, nats a token (above 0: worse): {'; '.join(filter(None, (told, small)))}."
 
 
 def _change(row: LossDifferenceRow) -> str:
@@ -52,19 +54,34 @@ def load_map_finding(run: Run, routing: Sequence[RoutingRow]) -> str:
 
 
 def count_finding(counts: Sequence[ExpertCount], quantity: Quantity) -> str:
-    """The layer of the fewest effective experts at the end, or of the most dead or hot ones at any time."""
+    """The layer of the fewest effective experts at the end, or of the most dead or hot ones, for longest."""
     if quantity == "effective":
         last = {(row.arm, row.seed, row.layer): row for row in counts}
         least = min(last.values(), key=lambda row: row.effective / row.experts)
         return (
-            f"Training ends with as much as {decimal(least.effective)} of {least.experts} experts in use in "
-            f"{_place(least, counts)}, the fewest"
+            f"Training ends with as few as {decimal(least.effective)} of {least.experts} experts in use in "
+            f"{_place(least, counts)}"
         )
-    most = max(counts, key=lambda row: (getattr(row, quantity), -row.step))
-    return (
-        f"Most {quantity} experts at a time: {getattr(most, quantity)} of {most.experts} in {_place(most, counts)}, "
-        f"first at step {count(most.step)}"
-    )
+    most = max(getattr(row, quantity) for row in counts)
+    layers: dict[tuple[str, int, int], list[ExpertCount]] = {}
+    for row in sorted(counts, key=lambda row: row.step):
+        if getattr(row, quantity) == most:
+            layers.setdefault((row.arm, row.seed, row.layer), []).append(row)
+    longest = max(layers.values(), key=lambda rows: (len(rows), -rows[0].step))
+    place = _place(longest[0], counts)
+    return f"Most {quantity} experts at a time: {most} of {longest[0].experts} in {place}, {_when(longest, counts)}"
+
+
+def _when(held: Sequence[ExpertCount], counts: Sequence[ExpertCount]) -> str:
+    """`from step 56 on`, or at how many of the recorded points; `held` are one layer's, in the order of steps."""
+    first = held[0]
+    layer = (first.arm, first.seed, first.layer)
+    steps = [row.step for row in counts if (row.arm, row.seed, row.layer) == layer]
+    if len(held) == 1:
+        return f"at step {count(first.step)}"
+    if len(held) == sum(step >= first.step for step in steps):
+        return f"from step {count(first.step)} on"
+    return f"at {len(held)} of {plural(len(steps), 'recorded step')}, first at step {count(first.step)}"
 
 
 def _place(row: ExpertCount, rows: Sequence[ExpertCount]) -> str:

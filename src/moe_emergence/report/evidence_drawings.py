@@ -47,6 +47,8 @@ _DONE = {
     ANCESTOR: ("put back to its ancestor", "it computes what the MLP that it was copied from computed"),
 }
 
+_LEFT_OUT = "The title leaves out {} with a hot expert: there the others had few tokens to learn from."
+
 
 def evidence_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     """Information split, knock-outs, regret, scoreboard, saturation, co-activation, format swaps."""
@@ -115,27 +117,30 @@ def _regrets(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         f"n = {plural(min(row.documents for row in rows), 'document')} in the smallest domain, "
         f"{count(min(row.tokens for row in rows))} tokens."
     )
+    judged = findings.spread_layers(rows, tables.routing)
+    left = len(rows) - len(judged)
+    title = f" {_LEFT_OUT.format(plural(left, 'layer'))}" if left else ""
     yield Drawing(
         name="regret",
         section="evidence",
-        tables=("regret",),
-        title=findings.regret_finding(rows),
+        tables=("regret", "routing"),
+        title=findings.regret_finding(judged),
         reading=(
             "What a token's loss gains, in nats, when one of the experts that it was not sent to takes the chosen "
             f"one's place; 0: the choice is as good as chance. {INTERVALS} Filled: not 0 (p < 0.05). "
-            f"{sample}"
+            f"{sample}{title}"
         ),
         make=partial(regret_forest, rows, legend_of(suite)),
     )
     yield Drawing(
         name="best-choice",
         section="evidence",
-        tables=("regret",),
-        title=findings.best_choice_finding(rows),
+        tables=("regret", "routing"),
+        title=findings.best_choice_finding(judged),
         reading=(
             "Share of tokens, in %, for which no expert would have given a smaller loss than the chosen one. Line and "
             f"ticks: chance, 1 ÷ (E − k + 1). {INTERVALS} Filled: the interval is above chance. An expert unlike the "
-            f"others is also the worst more often. {sample}"
+            f"others is also the worst more often. {sample}{title}"
         ),
         make=partial(best_choice_forest, rows, legend_of(suite)),
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from moe_emergence.analysis.balance import RoutingRow
 from moe_emergence.analysis.causal.effects import KnockoutRow
 from moe_emergence.analysis.causal.regret import RegretRow
 from moe_emergence.analysis.coactivation import CoactivationRow
@@ -10,6 +11,7 @@ from moe_emergence.analysis.saturation import SaturationRow
 from moe_emergence.analysis.scoreboard import ScoreRow
 from moe_emergence.analysis.specialisation import ALPHA
 from moe_emergence.analysis.token_information import TokenSplitRow
+from moe_emergence.report.causal_figures import MEAN, excludes_zero
 from moe_emergence.report.numbers import (
     GAP,
     count,
@@ -22,6 +24,8 @@ from moe_emergence.report.numbers import (
     plural,
 )
 from moe_emergence.report.pattern_figures import Term, excess
+
+ALL_HOT = "The router's choice cannot be judged: every layer has a hot expert"
 
 
 def split_finding(rows: Sequence[TokenSplitRow], term: Term) -> str:
@@ -47,15 +51,19 @@ def _bits(row: TokenSplitRow, term: Term) -> tuple[float, float, float]:
 
 
 def knockout_finding(rows: Sequence[KnockoutRow], done: str) -> str:
-    """The expert and domain that one run's loss depends on most; `done` says what was done to the expert."""
-    cells = [row for row in rows if row.domain is not None]
-    top = max(cells, key=lambda row: row.effect)
-    beyond = sum(row.low > 0 for row in cells)
-    return (
-        f"{top.arm}: {done}, expert {top.expert} of layer {top.layer} costs {top.domain} the most, "
-        f"{difference_interval(top.effect, top.low, top.high)} nats a token; in {beyond} of "
-        f"{plural(len(cells), 'cell')} the interval is above 0"
-    )
+    """The expert and domain that one run's loss depends on most, of those whose interval is above 0, and how many of
+    the drawn cells are bold; `done` says what was done to the expert."""
+    above = [row for row in rows if row.low > 0]
+    top = max(above or rows, key=lambda row: row.effect)
+    expert, domain = f"expert {top.expert} of layer {top.layer}", top.domain or MEAN
+    change = f"{difference_interval(top.effect, top.low, top.high)} nats a token"
+    if above:
+        told = f"{expert} costs {domain} the most of those whose interval is above 0, {change}"
+    else:
+        told = f"no cell's interval is above 0; the largest is {expert} for {domain}, {change}"
+    bold = sum(map(excludes_zero, rows))
+    sides = f" (above it in {len(above)})" if 0 < len(above) < bold else ""
+    return f"{top.arm}: {done}, {told}; the interval excludes 0 in {bold} of {plural(len(rows), 'cell')}{sides}"
 
 
 def saturation_finding(rows: Sequence[SaturationRow]) -> str:
@@ -77,32 +85,47 @@ def _layer(row: SaturationRow | RegretRow) -> str:
     return f"{row.arm}, layer {row.layer}"
 
 
+def _place(row: RegretRow, rows: Sequence[RegretRow]) -> str:
+    return f"{_layer(row)}{f', seed {row.seed}' if len({other.seed for other in rows}) > 1 else ''}"
+
+
 def coactivation_finding(rows: Sequence[CoactivationRow]) -> str:
-    """The pair of one run's experts that serve tokens together most, against independent choice."""
+    """The pair of one run's experts that serve tokens together most, against independent choice: the picture's ratio,
+    since a lift of 1 is no chance where no expert is chosen twice."""
     top = max(rows, key=excess)
     first, second = sorted((top.expert, top.other))
-    ends = f"[{decimal(top.lift_low)}, {decimal(top.lift_high)}]"
     return (
         f"{top.arm}: experts {first} and {second} of layer {top.layer} serve tokens together {decimal(excess(top))} "
-        f"times as often as by chance (lift {decimal(top.lift)} {ends}, chance {decimal(top.lift_chance)})"
+        "times as often as independent choice at their loads would have them"
     )
 
 
+def spread_layers(rows: Sequence[RegretRow], routing: Sequence[RoutingRow]) -> list[RegretRow]:
+    """Without layers that have a hot expert: there another expert costs because hardly any token trained it, which is
+    no merit of the router's choice."""
+    hot = {(row.arm, row.seed, row.layer) for row in routing if row.hot}
+    return [row for row in rows if (row.arm, row.seed, row.layer) not in hot]
+
+
 def regret_finding(rows: Sequence[RegretRow]) -> str:
-    """In how many layers the choice pays, and where most."""
+    """In how many layers the choice pays, and where most; rows of `spread_layers`."""
+    if not rows:
+        return ALL_HOT
     pays = sum(row.p < ALPHA and row.regret > 0 for row in rows)
     top = max(rows, key=lambda row: row.regret)
     return (
-        f"The router's choice saves loss, beyond chance, in {pays} of {plural(len(rows), 'layer')}; most in "
-        f"{_layer(top)}: {difference_interval(top.regret, top.low, top.high)} nats a token"
+        f"The router's choice saves loss, beyond chance, in {pays} of {plural(len(rows), 'layer')} (p < "
+        f"{ALPHA} each); most in {_place(top, rows)}: {difference_interval(top.regret, top.low, top.high)} nats a token"
     )
 
 
 def best_choice_finding(rows: Sequence[RegretRow]) -> str:
-    """Where the chosen expert is the best most often, and what chance gives."""
+    """Where the chosen expert is the best most often, and what chance gives; rows of `spread_layers`."""
+    if not rows:
+        return ALL_HOT
     top = max(rows, key=lambda row: row.best_share - row.chance_share)
     return (
-        f"The chosen expert is a token's best most often in {_layer(top)}: for "
+        f"The chosen expert is a token's best most often in {_place(top, rows)}: for "
         f"{percent_interval(top.best_share, top.best_low, top.best_high)} of tokens, by chance for "
         f"{percent(top.chance_share)}"
     )

@@ -407,7 +407,7 @@ def _equivalence(tables: Tables) -> PageTable:
         Column(title="to", field="high90", show=n.end),
         Column(title="margin", field="margin", show=n.tiny),
         P,
-        Column(title="equal within the margin", field="equivalent"),
+        Column(title="equal within the margin", field="equivalent", show=n.yes_no),
     ]
     title = "Equivalence of LM losses (two one-sided tests)"
     return make_table("equivalence", title, tables.equivalence, columns)

@@ -8,7 +8,7 @@ from moe_emergence.analysis.losses import ArmRow
 from moe_emergence.analysis.origins import ALL_FEATURES, AuditRow
 from moe_emergence.analysis.shares import ShareRow
 from moe_emergence.analysis.token_rows import ClassInformationRow, TokenClassRow
-from moe_emergence.report.numbers import decimal, interval, listed, loss, percent, percent_interval, plural
+from moe_emergence.report.numbers import decimal, end, interval, listed, loss, percent, percent_interval, plural
 
 Row = TypeVar("Row", RoutingRow, ShareRow)
 
@@ -89,7 +89,7 @@ def loss_finding(arms: Sequence[ArmRow]) -> str:
     gap = (worst.lm_loss_macro or 0.0) - (best.lm_loss_macro or 0.0)
     return (
         f"On test, {best.arm} ends lowest at {loss(best.lm_loss_macro)} nats a token, {worst.arm} highest at "
-        f"{loss(worst.lm_loss_macro)}: {loss(gap)} apart"
+        f"{loss(worst.lm_loss_macro)}: {end(gap)} apart"
     )
 
 
@@ -100,7 +100,7 @@ def domain_loss_finding(arms: Sequence[ArmRow], domains: Sequence[str]) -> str:
     if spread[widest] == 0:
         hardest = max(domains, key=lambda domain: max(row.lm_loss[domain] or 0.0 for row in arms))
         return f"{hardest} is the hardest domain"
-    return f"The arms are furthest apart on {widest}: {loss(spread[widest])} nats a token on test"
+    return f"The arms are furthest apart on {widest}: {end(spread[widest])} nats a token on test"
 
 
 def audit_finding(audit: Sequence[AuditRow]) -> str:

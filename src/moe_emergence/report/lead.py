@@ -137,7 +137,8 @@ def _unbalanced(suite: Suite, tables: Tables, arm: str, balanced: Sequence[str])
     if reference is None:
         return f"{own}; what that costs in LM loss is not known: no balanced arm has a result"
     rows = [row for row in tables.loss_differences if (row.arm, row.against, row.domain) == (arm, reference, None)]
-    cost = f"nats a token, is {against_in_words(rows)}" if rows else "is not known to differ, for want of documents"
+    told = against_in_words(rows, tables.equivalence)
+    cost = f"nats a token, is {told}" if rows else "is not known to differ, for want of documents"
     return f"{own}; with it, {reference}: {arm_balance(suite, tables, reference)}; LM loss against {reference}, {cost}"
 
 

@@ -86,8 +86,8 @@ def loss_difference_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         yield Drawing(
             name="loss-differences",
             section="loss",
-            tables=("loss_differences",),
-            title=loss_difference_finding(rows),
+            tables=("loss_differences", *(["equivalence"] if tables.equivalence else [])),
+            title=loss_difference_finding(rows, tables.equivalence),
             reading=(
                 "Difference in LM loss on test at the last step, nats a token, same documents and seeds on both "
                 f"sides; left of 0 the arm is better. {INTERVALS} Hollow: not shown to differ (p ≥ 0.05, Holm "

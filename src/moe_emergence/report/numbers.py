@@ -112,6 +112,11 @@ def tiny(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.3g}".replace("e-", "e−")
 
 
+def yes_no(value: bool | None) -> str:
+    """What a test decided."""
+    return ABSENT if value is None else "yes" if value else "no"
+
+
 def seconds(value: float | int | None) -> str:
     """A duration: `8.4 s`, `12 min 4 s`, `3 h 5 min`."""
     if value is None:

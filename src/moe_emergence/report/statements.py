@@ -108,10 +108,14 @@ def _specific(run: Run, tables: Tables, layer: int) -> Iterator[str]:
 
 def _specific_sentence(row: SpecificityRow) -> str:
     shown = "more than" if row.p_holm < ALPHA else "not shown to be more than"
+    change = f"{difference_interval(row.tested_value, row.low, row.high)} nats a token"
+    if row.tested_value >= 0:
+        cost = f"expert {row.expert} costs {row.domain} {change} more than the other domains"
+    else:
+        cost = f"expert {row.expert} costs {row.domain} no more than the other domains (the difference is {change})"
     return (
-        f"Rerouted, expert {row.expert} costs {row.domain} {difference_interval(row.tested_value, row.low, row.high)} "
-        f"nats a token more than the other domains, on documents that did not choose it: {shown} chance "
-        f"(p {p_value(row.p_holm)}, adjusted for layers)."
+        f"Rerouted, {cost}, on documents that did not choose it: {shown} chance (p {p_value(row.p_holm)}, adjusted for "
+        "layers)."
     )
 
 

@@ -5,9 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from planted_measures import planted_tables
+from planted_measures import planted_tables, row_of
 from synthetic_suite import quickstart_like, write_suite
 
+from moe_emergence.analysis.equivalence import EquivalenceRow
 from moe_emergence.analysis.evolution import LoadPoint
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import CollapseEvent, Suite
@@ -104,10 +105,24 @@ def test_count_lines_and_titles_are_the_counts() -> None:
     assert list(figure.axes[0].lines[0].get_ydata()) == [0, 3, 2]
     effective = expert_count_curves(counts, Legend(["a"], None), "effective")
     assert set(effective.axes[0].lines[1].get_ydata()) == {4}  # balance
-    assert count_finding(counts, "dead") == "Most dead experts at a time: 3 of 4 in a, layer 2, first at step 2"
-    assert count_finding(counts, "effective") == (
-        "Training ends with as much as 2.00 of 4 experts in use in a, layer 2, the fewest"
-    )
+    assert count_finding(counts, "dead") == "Most dead experts at a time: 3 of 4 in a, layer 2, at step 2"
+    assert count_finding(counts, "effective") == ("Training ends with as few as 2.00 of 4 experts in use in a, layer 2")
+
+
+def test_of_equal_counts_the_one_that_lasts_longest_is_named_then_the_earliest() -> None:
+    even, one = (0.25,) * 4, (1.0, 0.0, 0.0, 0.0)
+    passing = points_of(one, even, even, even)
+    lasting = points_of(even, even, one, one, layer=3)
+    again = points_of(even, one, even, one, layer=4)
+
+    def said(*layers: list[LoadPoint]) -> str:
+        return count_finding(
+            list(expert_counts([point for layer in layers for point in layer], {"a": 1})), "hot"
+        ).partition(" in ")[2]
+
+    assert said(passing, lasting) == "a, layer 3, from step 3 on"
+    assert said(passing, lasting, again) == f"a, layer 4, at 2 of 4{GAP}recorded steps, first at step 2"
+    assert said(passing) == "a, layer 2, at step 1"
 
 
 def test_every_arm_has_a_map_with_its_collapse_and_data(suite: Suite, tables: Tables) -> None:
@@ -133,5 +148,9 @@ def test_the_cost_of_collapse_is_the_difference_to_each_arm_it_is_compared_with(
     assert list(said) == ["moe", "no_lb", "top2", "moe_blocks"]
     assert "collapse found in training at step 96 (layer 2). LM loss on test, nats a token" in said["no_lb"]
     assert said["no_lb"].endswith("+0.0070 [0.0030, 0.0110] against dense and +0.0220 [0.0180, 0.0260] against moe.")
+    equal = row_of(EquivalenceRow, arm="no_lb", against="moe", domain=None, margin=0.01, equivalent=False)
+    tested = (equal, dataclasses.replace(equal, against="dense", equivalent=True))
+    (told,) = [s for s in collapse_sentences(suite, dataclasses.replace(tables, equivalence=tested)) if "96" in s]
+    assert told.endswith("as no difference that matters: against dense; not shown to be: against moe.")
     alone = list(collapse_sentences(suite, dataclasses.replace(tables, loss_differences=())))
     assert all(sentence.endswith("There is no arm to say what that cost.") for sentence in alone)

@@ -10,6 +10,7 @@ from synthetic_suite import quickstart_like, write_suite
 from moe_emergence.analysis.causal.effects import KnockoutRow
 from moe_emergence.analysis.causal.regret import RegretRow
 from moe_emergence.analysis.causal.specificity import SpecificityRow
+from moe_emergence.analysis.equivalence import EquivalenceRow
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import CollapseEvent, Suite
 from moe_emergence.analysis.scoreboard import ScoreRow
@@ -73,6 +74,15 @@ def test_the_most_specific_expert(suite: Suite, tables: Tables, p: float, words:
     text = said(suite, dataclasses.replace(tables, specificity=(row,)))
     assert "Rerouted, expert 5 costs math +0.0123 [0.0010, 0.0200] nats a token more than the other domains" in text
     assert f": {words} (p {p:.3f}" in text
+
+
+def test_an_expert_that_is_missed_less_is_not_said_to_cost_more(suite: Suite, tables: Tables) -> None:
+    row = of_layer_3(
+        SpecificityRow, intervention="next", expert=5, domain="math", tested_value=-0.0009, low=-0.002, high=0.0001,
+        p_holm=0.9,
+    )  # fmt: skip
+    text = said(suite, dataclasses.replace(tables, specificity=(row,)))
+    assert "costs math no more than the other domains (the difference is −0.0009 [−0.0020, 0.0001] nats a" in text
 
 
 def test_what_is_left_of_the_domain_given_the_token(suite: Suite, tables: Tables) -> None:
@@ -183,6 +193,31 @@ def test_a_null_result_is_said(suite: Suite, tables: Tables) -> None:
     row = of_layer_3(SpecificityRow, intervention="next", p_holm=0.3)
     (told,) = evidence_sentences(suite, dataclasses.replace(tables, specificity=(row,)))
     assert f"in none of 1{GAP}layer tested" in told
+
+
+def test_experts_of_several_seeds_are_named_with_their_seed(suite: Suite, tables: Tables) -> None:
+    row = of_layer_3(SpecificityRow, intervention="next", expert=5, domain="math", p_holm=0.01)
+    runs = (*suite.runs, *(dataclasses.replace(run, seed=43) for run in suite.runs))
+    rows = (row, dataclasses.replace(row, seed=43, expert=1))
+    (told,) = evidence_sentences(dataclasses.replace(suite, runs=runs), dataclasses.replace(tables, specificity=rows))
+    assert "(moe, seed 42, layer 3: expert 5 for math; moe, seed 43, layer 3: expert 1 for math)" in told
+
+
+def test_a_layer_with_a_hot_expert_does_not_speak_for_the_choice(suite: Suite, tables: Tables) -> None:
+    """`no_lb` is planted with a hot expert in each of its layers."""
+    hot = row_of(RegretRow, arm="no_lb", seed=42, step=4, layer=3, domain=None, regret=0.5, best_share=0.9)
+    healthy = dataclasses.replace(hot, arm="moe", regret=0.001, best_share=0.2)
+    (told,) = evidence_sentences(suite, dataclasses.replace(tables, regret=(hot, healthy)))
+    assert f"1 of 1{GAP}layer (p < 0.05 each; 1{GAP}layer with a hot expert left out)" in told
+    (none,) = evidence_sentences(suite, dataclasses.replace(tables, regret=(hot,)))
+    assert none == "The router's choice cannot be judged: every layer has a hot expert."
+
+
+def test_what_was_decided_is_yes_or_no(suite: Suite, tables: Tables) -> None:
+    rows = tuple(row_of(EquivalenceRow, arm=arm, equivalent=arm == "moe") for arm in ("moe", "top2"))
+    made = evidence_tables(suite, dataclasses.replace(tables, equivalence=rows))
+    (table,) = [table for table in made if table.rows]
+    assert [row[-1].text for row in table.rows] == ["yes", "no"]
 
 
 def test_tables_without_rows_are_empty_and_have_names_of_their_own(suite: Suite, tables: Tables) -> None:

@@ -114,8 +114,18 @@ def test_the_knockout_matrix_is_domains_by_experts_in_milli_nats_on_one_scale(su
         ("4.0", "bold"), ("−2.0", "bold"), ("0.5", "normal"),
     ]  # fmt: skip
     assert title(found["knockouts-rerouted-moe"]) == (
-        "moe: when its tokens are rerouted, expert 0 of layer 3 costs code the most, +0.0040 [0.0030, 0.0050] nats a "
-        "token; in 1 of 4 cells the interval is above 0"
+        "moe: when its tokens are rerouted, expert 0 of layer 3 costs code the most of those whose interval is above "
+        "0, +0.0040 [0.0030, 0.0050] nats a token; the interval excludes 0 in 2 of 6 cells (above it in 1)"
+    )
+    bold = [text for text in axis.texts if text.get_fontweight() == "bold"]
+    assert len(bold) == 2
+
+
+def test_a_cost_whose_interval_includes_0_is_not_said_to_be_found(suite: Suite, tables: Tables) -> None:
+    rows = [effect(0, "code", 0.0005), effect(1, "code", -0.002), effect(0, None, 0.0004), effect(1, None, -0.0004)]
+    assert title(made(suite, tables, knockouts=rows)["knockouts-rerouted-moe"]) == (
+        "moe: when its tokens are rerouted, no cell's interval is above 0; the largest is expert 0 of layer 3 for "
+        "code, +0.0005 [−0.0005, 0.0015] nats a token; the interval excludes 0 in 1 of 4 cells"
     )
 
 
@@ -126,20 +136,25 @@ def test_regret_stands_against_0_and_the_best_choice_against_chance(suite: Suite
             high=value + 0.1, p=p, best_share=best, best_low=best - 0.01, best_high=best + 0.01, chance_share=0.125,
         )
         for arm, layer, domain, value, p, best in (
-            ("moe", 2, None, 0.3, 0.01, 0.2), ("no_lb", 2, None, -0.2, 0.01, 0.13), ("moe", 2, "code", 9.0, 0.01, 0.9),
+            ("moe", 2, None, 0.3, 0.01, 0.2), ("top2", 2, None, -0.2, 0.01, 0.13), ("moe", 2, "code", 9.0, 0.01, 0.9),
+            ("no_lb", 2, None, 0.8, 0.01, 0.8),
         )
     ]  # fmt: skip
     found = made(suite, tables, regret=rows)
     axis = found["regret"].make().axes[0]
     assert set(axis.lines[0].get_xdata()) == {0}
-    assert [line.get_xdata()[0] for line in axis.lines[2::2]] == [0.3, -0.2]
-    said = "The router's choice saves loss, beyond chance, in 1 of 2 layers; most in moe, layer 2: +0.3000"
+    assert [line.get_xdata()[0] for line in axis.lines[2::2]] == [0.3, 0.8, -0.2]
+    said = (
+        "The router's choice saves loss, beyond chance, in 1 of 2 layers (p < 0.05 each); most in moe, layer 2: +0.3000"
+    )
     assert title(found["regret"]).startswith(said)
+    for drawing in found.values():  # no_lb is planted with a hot expert: drawn, not counted
+        assert "The title leaves out 1 layer with a hot expert" in drawing.reading.replace(GAP, " ")
     best = found["best-choice"].make().axes[0]
     assert set(best.lines[0].get_xdata()) == {0.125}
     marks = [line for line in best.lines if line.get_marker() == "o"]
-    assert [mark.get_xdata()[0] for mark in marks] == [0.2, 0.13]
-    assert marks[1].get_markerfacecolor() == "white"  # its interval reaches below chance
+    assert [mark.get_xdata()[0] for mark in marks] == [0.2, 0.8, 0.13]
+    assert marks[2].get_markerfacecolor() == "white"  # its interval reaches below chance
     assert "for 20.0 % [19.0, 21.0] of tokens, by chance for 12.5 %" in title(found["best-choice"])
 
 
@@ -201,7 +216,10 @@ def test_coactivation_is_against_independent_choice_and_only_where_k_is_2(suite:
     assert drawn.shape == (8, 8)
     assert [drawn[0, 1], drawn[0, 2], drawn[2, 0]] == [1, -1, -1]  # twice, half, and never, at the scale's end
     assert np.isnan(drawn[3]).all()
-    assert title(drawing).startswith("top2: experts 0 and 1 of layer 2 serve tokens together 2.00 times as often")
+    assert title(drawing).startswith(
+        "top2: experts 0 and 1 of layer 2 serve tokens together 2.00 times as often as independent choice"
+    )
+    assert "lift" not in title(drawing)
 
 
 def test_a_swap_stands_beside_as_much_content(suite: Suite, tables: Tables) -> None:

@@ -5,9 +5,10 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from planted_measures import planted_tables
+from planted_measures import planted_tables, row_of
 from synthetic_suite import PlantedSuite, quickstart_like, write_suite
 
+from moe_emergence.analysis.equivalence import EquivalenceRow
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
@@ -98,6 +99,14 @@ def test_what_is_more_is_decided_by_intervals_and_nulls(suite: Suite, values: di
 def test_a_loss_that_is_not_shown_to_differ_is_not_called_a_cost(suite: Suite) -> None:
     cost = said(suite, planted_tables(suite, half=0.05))[1]
     assert "is not shown to differ (the interval includes 0) in no_lb (+0.0220 [−0.0280, 0.0720])." in cost
+
+
+def test_a_cost_within_the_margin_is_said_to_be(suite: Suite) -> None:
+    row = row_of(EquivalenceRow, arm="no_lb", against="moe", domain=None, margin=0.01, equivalent=True)
+    cost = said(suite, replace(planted_tables(suite), equivalence=(row,)))[1]
+    assert cost.endswith("0.0260]); within the ±0.01 nats fixed beforehand as no difference that matters.")
+    other = said(suite, replace(planted_tables(suite), equivalence=(replace(row, equivalent=False),)))[1]
+    assert "; not shown to be within the ±0.01 nats" in other
 
 
 def test_over_seeds_ranges_are_given(small: Small) -> None:

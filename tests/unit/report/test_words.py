@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from planted_measures import planted_tables
+from planted_measures import planted_tables, row_of
 from synthetic_suite import PlantedArm, PlantedSuite, quickstart_like, write_suite
 
+from moe_emergence.analysis.equivalence import EquivalenceRow
 from moe_emergence.analysis.reading import read_suite
-from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.records import CollapseEvent, Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.config import MoEConfig
 from moe_emergence.report import findings, numbers
@@ -80,6 +81,8 @@ def small(folder: Path, *arms: int, **changes: object) -> Suite:
         (numbers.signed(-0.0001), "0.000"),
         (numbers.p_value(0.0324), "0.032"),
         (numbers.p_value(0.0004), "<\u00a00.001"),
+        (numbers.yes_no(True), "yes"),
+        (numbers.yes_no(False), "no"),
         (numbers.plural(1, "seed"), "1\u00a0seed"),
         (numbers.plural(3, "seed"), "3\u00a0seeds"),
     ],
@@ -146,10 +149,10 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
             "4 of 4 arms differ in LM loss beyond their intervals; largest: top2 against dense, −0.0192 [−0.0232, "
             "−0.0152] nats a token"
         ),
-        "loss": "On test, top2 ends lowest at 3.601 nats a token, no_lb highest at 3.627: 0.026 apart",
+        "loss": "On test, top2 ends lowest at 3.601 nats a token, no_lb highest at 3.627: 0.0262 apart",
         "loss-domains": titles["loss-domains"],  # the planted arms differ by the same in every domain
     }
-    assert titles["loss-domains"].endswith(": 0.026 nats a token on test")
+    assert titles["loss-domains"].endswith(": 0.0262 nats a token on test")
 
 
 @pytest.mark.parametrize(
@@ -187,7 +190,7 @@ def test_with_several_seeds_a_title_names_the_seed(tmp_path: Path) -> None:
 def test_the_domain_with_the_widest_spread_is_named(tables: Tables) -> None:
     wide = [replace(row, lm_loss=dict(row.lm_loss) | {"math": 3.0 + n}) for n, row in enumerate(tables.arms)]
     text = findings.domain_loss_finding(wide, ("code", "math", "prose"))
-    assert text == "The arms are furthest apart on math: 4.000 nats a token on test"
+    assert text == "The arms are furthest apart on math: 4.0000 nats a token on test"
 
 
 def test_the_answer_leads_with_specialisation_balance_and_loss(suite: Suite, tables: Tables) -> None:
@@ -283,6 +286,47 @@ def test_a_difference_whose_interval_includes_zero_is_not_called_one(suite: Suit
     assert "lower in moe (−0.0150 [−0.0250, −0.0050]) and top2" in said
     assert "not shown to differ (the interval includes 0) in no_lb (+0.0070 [−0.0030, 0.0170]) and moe_blocks" in said
     assert "higher" not in said
+
+
+MARGIN = "within the ±0.01 nats fixed beforehand as no difference that matters"
+
+
+def with_margin(tables: Tables, *equivalent: str) -> Tables:
+    """The tables with a test of every loss difference against a margin, passed by the arms that are named."""
+    rows = [
+        row_of(
+            EquivalenceRow, arm=row.arm, against=row.against, domain=row.domain, margin=0.01,
+            equivalent=row.arm in equivalent,
+        )
+        for row in tables.loss_differences
+    ]  # fmt: skip
+    return replace(tables, equivalence=tuple(rows))
+
+
+@pytest.mark.parametrize(
+    ("equivalent", "expected"),
+    [
+        (("moe", "no_lb", "top2", "moe_blocks"), f"; all {MARGIN}"),
+        ((), f"; none shown to be {MARGIN}"),
+        (("moe", "top2"), f"; {MARGIN}: moe and top2; not shown to be: no_lb and moe_blocks"),
+    ],
+)
+def test_a_difference_is_said_to_matter_or_not(
+    suite: Suite, tables: Tables, equivalent: tuple[str, ...], expected: str
+) -> None:
+    tested = with_margin(tables, *equivalent)
+    assert f"0.0110]){expected}. (Held-out" in box_of(suite, tested)["LM loss"]
+    title = next(drawing.title for drawing in drawings(suite, tested) if drawing.name == "loss-differences")
+    assert f"beyond their intervals{expected}; largest: top2" in title.replace(GAP, " ")
+    assert "fixed beforehand" not in box_of(suite, tables)["LM loss"]
+
+
+def test_a_collapse_over_seeds_is_of_each_seeds_first_layer(tmp_path: Path) -> None:
+    suite = small(tmp_path, 2, seeds=(42, 43))
+    events = [CollapseEvent(step=step, layer=layer, state="collapsed", reason="") for step, layer in ((2, 3), (4, 2))]
+    runs = tuple(replace(run, collapses=tuple(events[number:])) for number, run in enumerate(suite.runs))
+    said = box_of(replace(suite, runs=runs), planted_tables(suite))["Balance"]
+    assert "collapse found in training in 2 of 2 seeds, first at steps 2 to 4" in said
 
 
 def test_without_a_dense_arm_each_is_compared_with_its_baseline(tmp_path: Path) -> None:
