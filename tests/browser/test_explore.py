@@ -113,6 +113,7 @@ def test_a_continuation_is_marked_and_listed(run: Path, page: Page) -> None:
     prompt = len(reading(run, "the whale")[0].ids)
     marks = page.locator("#tokens [data-index]").evaluate_all("spans => spans.map(span => span.classList[1])")
     assert marks == ["mark-prefill"] * prompt + ["mark-decode"] * 6
+    assert "prompt (prefill)" in page.locator("#tokens .token-readout").inner_text()
     page.locator("#listed summary").click()
     listed = page.locator("#list tbody tr")
     listed.last.wait_for()
