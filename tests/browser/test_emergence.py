@@ -191,8 +191,15 @@ def test_layer_arm_and_text_are_chosen_and_the_address_keeps_them(report: Report
     expect(page.locator("#emergence-at")).to_have_text("step 30")
     assert shown_arms(page) == ["moe", "moe"]
     assert page.locator("#emergence-layer").evaluate("e => e.selectedOptions[0].textContent") == "layer 2"
-    page.evaluate("location.hash = '#step=x&layer=%ZZ'")
+    shown = "#step=30&layer=2&arm=moe&versus=moe&document=prose%2F1"
+    assert page.evaluate("location.hash") == shown
+    page.evaluate("scrollTo(0, 0); location.hash = '#step=x&layer=%ZZ'")
+    page.wait_for_function("shown => location.hash === shown", arg=shown)
     assert page.locator("#emergence-at").text_content() == "step 30"
+    assert page.locator("#emergence").evaluate("e => Math.abs(e.getBoundingClientRect().top) < 400")
+    page = open_page(report.path, fragment="#layer=none")
+    assert page.evaluate("location.hash").startswith("#step=30&layer=3&arm=moe")
+    assert page.locator("#emergence").evaluate("e => Math.abs(e.getBoundingClientRect().top) < 400")
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -256,7 +263,7 @@ def test_one_arm_at_one_step_still_going(report: Report, tmp_path: Path, open_pa
     suite = replace(report.suite, folder=folder, runs=(), missing=missing, going=(going,))
     page = open_page(written(suite, planted_tables(suite)))
     assert page.locator("#emergence-at").text_content() == "step 0"
-    assert page.locator("#emergence-first .panel-note").text_content() == "still going, recorded up to step 0"
+    assert page.locator("#emergence-first .panel-note").text_content() == "still going, last trace at step 0"
     assert not page.locator("#emergence-second").is_visible()
     assert (
         page.locator("#emergence-step, #emergence-play").evaluate_all("all => all.map(e => e.disabled)") == [True] * 2

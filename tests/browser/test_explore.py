@@ -113,6 +113,7 @@ def test_a_continuation_is_marked_and_listed(run: Path, page: Page) -> None:
     prompt = len(reading(run, "the whale")[0].ids)
     marks = page.locator("#tokens [data-index]").evaluate_all("spans => spans.map(span => span.classList[1])")
     assert marks == ["mark-prefill"] * prompt + ["mark-decode"] * 6
+    assert "prompt (prefill)" in page.locator("#tokens .token-readout").inner_text()
     page.locator("#listed summary").click()
     listed = page.locator("#list tbody tr")
     listed.last.wait_for()
@@ -171,6 +172,37 @@ def test_mistakes_are_said_on_the_page(page: Page) -> None:
     page.get_by_text("500 new ones are more than the model's context of 96").wait_for()
     page.locator("#new").fill("")
     page.locator("#continue").click()
-    page.get_by_text("'new' must be a whole number").wait_for()
+    page.get_by_text("the number of new tokens is empty").wait_for()
     assert type_and_read(page, "the whale").startswith("Step 5: ")
     assert page.locator("#status.alert").count() == 0
+
+
+def test_after_a_refusal_the_controls_are_those_of_the_answer_shown(page: Page) -> None:
+    said = type_and_read(page, "the whale")
+    page.route("**/read", lambda route: route.fulfill(status=400, json={"error": "no such step"}))
+    page.locator("#step").evaluate("range => { range.value = '0'; range.dispatchEvent(new Event('input')); }")
+    page.locator("#status.alert").wait_for()
+    assert settled(page) == "no such step"
+    assert page.locator("#step-shown").inner_text() == str(STEPS[-1])
+    page.locator("#experts [data-expert]").first.click()
+    page.locator("#experts [aria-pressed=true]").wait_for(state="detached")
+    page.locator(f"input[name=layer][value='{LAYERS[0]}']").check()
+    assert settled(page) == "no such step"
+    assert page.locator("#all-on").count() == 0
+    page.unroute("**/read")
+    assert type_and_read(page, "the whale") == said
+
+
+def test_the_last_experts_of_a_layer_cannot_be_switched_off(page: Page) -> None:
+    buttons = page.locator("#experts [data-expert]")
+    facts = page.evaluate("JSON.parse(document.getElementById('facts').textContent)")
+    for expert in range(facts["experts"] - facts["top_k"]):
+        buttons.nth(expert).click()
+        settled(page)
+    pressed = page.locator("#experts [aria-pressed=true]").count()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    buttons.last.click()
+    assert "switch another on first" in settled(page)
+    assert page.locator("#experts [aria-pressed=true]").count() == pressed
+    assert asked == []

@@ -43,8 +43,11 @@ def print_report(suite: "Suite", tables: "Tables") -> None:
     _warning(summary.warning)
     _listed((*summary.lead, *summary.alerts))
     _tables(summary.tables)
+    bars = BARS if shows(BARS) else PLAIN_BARS
     if summary.curves:
-        _tables([curve_table(suite, summary.curves, BARS if shows(BARS) else PLAIN_BARS)])
+        _tables([curve_table(summary.curves, bars)])
+    if summary.going:
+        _tables([curve_table(summary.going, bars, when="Still going, so far")])
     _statements(summary.statements)
     _tables([summary.scores])
 

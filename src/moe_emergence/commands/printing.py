@@ -13,10 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from moe_emergence.report.numbers import GAP
 from moe_emergence.report.visible import visible
 
 PIPED_WIDTH = 200
 """Columns of a line where neither a terminal nor COLUMNS says how wide it is: wide enough that no cell is cut."""
+_TIE = "\ue000"
+"""Stands for a non-breaking space while lines are laid out, since rich breaks lines there as at any other space."""
 _PLAIN = str.maketrans(
     {"−": "-", "–": "-", "—": "-", "\u00a0": " ", "≥": ">=", "≤": "<=", "×": "x", "÷": "/", "→": "->", "…": "..."}
 )
@@ -38,12 +41,12 @@ def print_table(title: str, columns: Sequence[str], numeric: Sequence[bool], row
     """A table of strings; numeric columns are right-aligned. Where it is wider than the output, headings are wrapped
     before cells."""
     console = _console()
-    cells = [[showable(cell) for cell in row] for row in rows]
-    headings = [showable(column) for column in columns]
+    cells = [[_tied(cell) for cell in row] for row in rows]
+    headings = [_tied(column) for column in columns]
     widths = [max(map(cell_len, column)) for column in zip(headings, *cells, strict=True)]
     if sum(widths) + 3 * len(widths) > console.width:
         headings = [_wrapped(heading, [row[place] for row in cells]) for place, heading in enumerate(headings)]
-    table = Table(title=Text(showable(title)), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = Table(title=Text(_tied(title)), title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for heading, is_number in zip(headings, numeric, strict=True):
         table.add_column(Text(heading), justify="right" if is_number else "left", overflow="fold")
     for row in cells:
@@ -63,7 +66,7 @@ def print_sentence(sentence: str, mark: str = "") -> None:
         print(f"{mark}{showable(sentence)}")
         return
     lines = Table.grid()
-    lines.add_row(*([Text(mark)] if mark else []), Text(showable(sentence), overflow="fold"))
+    lines.add_row(*([Text(mark)] if mark else []), Text(_tied(sentence), overflow="fold"))
     _draw(_console(), lines)
 
 
@@ -73,6 +76,11 @@ def showable(text: str) -> str:
     if _encodes(seen, encoding):
         return seen
     return seen.translate(_PLAIN).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _tied(text: str) -> str:
+    """`showable`, to be laid out and then drawn by `_draw`."""
+    return _TIE.join(map(showable, text.split(GAP)))
 
 
 def shows(characters: str) -> bool:
@@ -103,7 +111,8 @@ def _console() -> Console:
 def _draw(console: Console, table: Table) -> None:
     with console.capture() as drawn:
         console.print(table)
-    print("\n".join(line.rstrip() for line in drawn.get().splitlines()))
+    text = drawn.get().replace(_TIE, showable(GAP))
+    print("\n".join(line.rstrip() for line in text.splitlines()))
 
 
 def human(amount: float, units: Sequence[str], step: int = 1000) -> str:

@@ -123,7 +123,7 @@ def close(folder: Path, *, quiet: bool = False) -> None:
     suite = read_suite(folder)
     with StageConsole(quiet=quiet) as progress:
         tables = analysed(suite, progress)
-    page = write_report(suite, tables)
+        page = write_report(suite, tables, progress)
     print_closing(suite, tables)
     print(f"page: {page}")
 

@@ -14,6 +14,7 @@ LARGEST_BODY = 1_000_000
 """Bytes."""
 TEMPERATURES = (0.01, 100.0)
 """Beyond these, logits divided by it are no longer numbers, or draws no longer depend on them."""
+_FIELDS = {"new": "the number of new tokens", "temperature": "the temperature", "seed": "the seed"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ def asked(fields: Fields, run: ExploredRun, shape: Shape) -> Asked:
 
 def asked_to_continue(fields: Fields) -> Continue:
     """How to continue; how many tokens fit is found out later."""
-    new, seed = fields.whole("new"), fields.whole("seed")
+    new, seed = _whole(fields, "new"), _whole(fields, "seed")
     if new < 1:
         raise ConfigError(f"the number of new tokens must be at least 1; got {new}")
     if not 0 <= seed < 1 << 63:
@@ -84,7 +85,19 @@ def asked_to_continue(fields: Fields) -> Continue:
     return Continue(new=new, temperature=temperature, seed=seed)
 
 
+def _whole(fields: Fields, key: str) -> int:
+    _refuse_empty(fields, key)
+    return fields.whole(key)
+
+
+def _refuse_empty(fields: Fields, key: str) -> None:
+    """The page sends null for a field in which nothing stands."""
+    if key in fields.values and fields.values[key] is None:
+        raise ConfigError(f"{_FIELDS[key]} is empty: give a number")
+
+
 def _number(fields: Fields, key: str) -> float:
+    _refuse_empty(fields, key)
     try:
         return fields.number(key)
     except OverflowError:  # a whole number of hundreds of digits

@@ -85,10 +85,11 @@ def _skipped(suite: Suite) -> Iterator[str]:
 def _going(suite: Suite) -> Iterator[str]:
     """Runs that have begun and not ended: whether they still do or were broken off, records cannot tell."""
     for run in suite.going:
-        recorded = max(run.steps.tolist(), default=0)
-        further = f" (recorded up to step {count(recorded)})" if recorded > run.last_step else ""
-        where = f"at step {count(run.last_step)} of {count(run.config.training.steps)}{further}"
-        yield f"{run.arm}, seed {run.seed}: {where}; it has not ended, and no measure includes it."
+        steps = f"{count(max(run.steps.tolist(), default=0))} of {count(run.config.training.steps)} steps"
+        yield (
+            f"{run.arm}, seed {run.seed}: training has recorded {steps} and no end; the last trace is of step "
+            f"{count(run.last_step)}. No measure includes this run."
+        )
 
 
 def _missing(suite: Suite) -> Iterator[str]:

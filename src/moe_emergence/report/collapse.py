@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from moe_emergence.analysis.balance import RoutingRow
 from moe_emergence.analysis.comparisons import LossDifferenceRow
+from moe_emergence.analysis.reading import GOING
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer_balance import arm_balance
@@ -43,11 +44,12 @@ def collapsed_layers(run: Run) -> dict[int, int]:
 
 
 def load_map_finding(run: Run, routing: Sequence[RoutingRow]) -> str:
-    """When layers collapsed, or that none did, and the busiest expert at the end; rows of this run."""
+    """When layers collapsed, or that none did, and the busiest expert at the last look; rows of this run."""
     top = max(routing, key=lambda row: row.max_load)
     when = [f"layer {layer} collapsed at step {count(step)}" for layer, step in collapsed_layers(run).items()]
+    none = "no collapse found so far" if run.reason == GOING else "no collapse found in training"
     return (
-        f"{run.arm}: {listed(when) or 'no collapse found in training'}; expert {top.busiest_expert} of layer "
+        f"{run.arm}: {listed(when) or none}; expert {top.busiest_expert} of layer "
         f"{top.layer} takes {percent(top.max_load)} of the {slots(top)}, where an equal share is "
         f"{percent(1 / top.experts)}"
     )

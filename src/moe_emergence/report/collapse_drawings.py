@@ -5,6 +5,7 @@ from functools import partial
 
 from moe_emergence.analysis.balance import RoutingRow
 from moe_emergence.analysis.evolution import LoadPoint
+from moe_emergence.analysis.reading import GOING
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.collapse import collapsed_layers, count_finding, load_map_finding
@@ -51,10 +52,17 @@ def load_map(suite: Suite, run: Run, points: Sequence[LoadPoint], routing: Seque
             f"share of the assignments. White is the uniform share, orange above, purple below; the scale marks where "
             f"an expert counts as dead (below {percent(DEAD_SHARE)} of 1/E) and as hot (excess above "
             f"{decimal(HOT_EXCESS)}). A black line is the moment the detector called the layer collapsed. Title: "
-            f"held-out text at the last step.{seed_note(suite, run)}"
+            f"{_last_look(run)}.{seed_note(suite, run)}"
         ),
         make=partial(load_maps, points, run.config.moe.top_k, collapsed_layers(run)),
     )
+
+
+def _last_look(run: Run) -> str:
+    """Which text the title's numbers are of: a run still going has no test result, but an evaluation so far."""
+    if run.reason != GOING:
+        return "held-out text at the last step"
+    return f"{run.evaluations[-1].split} text at step {count(run.evaluations[-1].step)}, the latest evaluation"
 
 
 def _of(run: Run, points: Sequence[LoadPoint]) -> list[LoadPoint]:

@@ -12,7 +12,7 @@ from moe_emergence.report.collapse_drawings import load_map
 from moe_emergence.report.curves import Legend, loss_curves
 from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.numbers import count, listed, loss, plural
-from moe_emergence.report.shown import first_runs
+from moe_emergence.report.shown import first_runs, so_far
 
 SECTION = "going"
 LOADS, LOSSES = "going_loads", "going_losses"
@@ -22,17 +22,17 @@ def going_csvs(suite: Suite) -> dict[str, str]:
     """Name to text of the CSV files behind the figures; none where no run is going."""
     if not suite.going:
         return {}
-    so_far = replace(suite, runs=suite.going)
-    return {LOADS: csv_text(load_points(so_far)), LOSSES: csv_text(loss_points(so_far))}
+    going = so_far(suite)
+    return {LOADS: csv_text(load_points(going)), LOSSES: csv_text(loss_points(going))}
 
 
 def going_drawings(suite: Suite) -> Iterator[Drawing]:
     """Each arm's loads, then the LM loss on dev of all."""
-    so_far = replace(suite, runs=suite.going)
-    yield from _loads(so_far)
-    points = [point for point in loss_points(so_far) if point.domain is None]
+    going = so_far(suite)
+    yield from _loads(going)
+    points = [point for point in loss_points(going) if point.domain is None]
     if points:
-        arms = list(dict.fromkeys(run.arm for run in suite.going))
+        arms = list(dict.fromkeys(run.arm for run in going.runs))
         yield Drawing(
             name="going-loss",
             section=SECTION,
@@ -40,19 +40,19 @@ def going_drawings(suite: Suite) -> Iterator[Drawing]:
             title=_loss_finding(points),
             reading=(
                 "Still going. Cross-entropy of the next token on dev text in nats, mean over domains, lower is better; "
-                f"n = {plural(len(suite.going), 'run')}."
+                f"n = {plural(len(going.runs), 'run')}."
             ),
-            make=partial(loss_curves, points, Legend(arms, so_far.dense)),
+            make=partial(loss_curves, points, Legend(arms, going.dense)),
         )
 
 
-def _loads(so_far: Suite) -> Iterator[Drawing]:
-    routing = latest_routing_rows(so_far.runs)
-    for run in first_runs(so_far):
-        points = load_points(replace(so_far, runs=(run,)))
+def _loads(going: Suite) -> Iterator[Drawing]:
+    routing = latest_routing_rows(going.runs)
+    for run in first_runs(going):
+        points = load_points(replace(going, runs=(run,)))
         rows = [row for row in routing if (row.arm, row.seed) == (run.arm, run.seed)]
         if points and rows:
-            drawn = load_map(so_far, run, points, rows)
+            drawn = load_map(going, run, points, rows)
             yield replace(
                 drawn,
                 name=f"going-{drawn.name}",

@@ -1,6 +1,7 @@
 """The suite's page: one file that opens from disk, asks the network for nothing and runs its own scripts alone."""
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from moe_emergence.report.going import going_csvs
 from moe_emergence.report.lead import lead
 from moe_emergence.report.page_tables import page_tables
 from moe_emergence.report.passages import style_rules
-from moe_emergence.report.pictures import keep
+from moe_emergence.report.pictures import Picture, keep
 from moe_emergence.report.scripts import Script, own_script, plotly_script
 from moe_emergence.report.specialists import specialists
 from moe_emergence.report.statements import statements
@@ -38,6 +39,8 @@ from moe_emergence.report.visible import visible
 from moe_emergence.training.neighbour import FRESH_GATES
 
 REPORT, FIGURES, TABLES = "report.html", "figures", "tables"
+DRAWING = "drawing figures"
+"""The stage that progress hears of."""
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
     "form-action 'none'"
@@ -46,16 +49,16 @@ CONTENT_SECURITY_POLICY = (
 
 def report_of(*folders: Path, out: Path | None = None, progress: Progress = silent) -> Path:
     """`write_report` of a suite or of runs, from their records (`analysis.reading.read_given`); `progress` is told of
-    what has to be measured first.
+    what has to be measured first, then of the figures.
 
     Raises:
         AnalysisError: a record is missing or torn (names file and key), or the folder cannot be written.
     """
     suite = read_given(folders, out)
-    return write_report(suite, analysed(suite, progress))
+    return write_report(suite, analysed(suite, progress), progress)
 
 
-def write_report(suite: Suite, tables: Tables) -> Path:
+def write_report(suite: Suite, tables: Tables, progress: Progress = silent) -> Path:
     """`report.html` in the suite's folder, beside it `figures/*.png|svg` and `tables/*.csv`; earlier ones are replaced.
 
     Raises:
@@ -65,7 +68,7 @@ def write_report(suite: Suite, tables: Tables) -> Path:
     beside = {"arms_compared": csv_text(arms_compared(suite, tables)), **going_csvs(suite)}
     for name, text in beside.items():
         replace_file(suite.folder / TABLES / f"{name}.csv", text)
-    page = _environment().get_template("report.html.j2").render(_context(suite, tables))
+    page = _environment().get_template("report.html.j2").render(_context(suite, tables, progress))
     replace_file(suite.folder / REPORT, page)
     return suite.folder / REPORT
 
@@ -98,7 +101,7 @@ def _readable(value: Any) -> str:
     return numbers.count(value) if isinstance(value, int) and not isinstance(value, bool) else plain(value)
 
 
-def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
+def _context(suite: Suite, tables: Tables, progress: Progress) -> dict[str, Any]:
     emerging = emergence(suite, tables)
     scripts = (own_script(), plotly_script()) if emerging else ()
     return {
@@ -121,10 +124,11 @@ def _context(suite: Suite, tables: Tables) -> dict[str, Any]:
         "window": WINDOW,
         "collapse": list(collapse_sentences(suite, tables)),
         "configs": [(arm.name, to_dict(runs[0].config)) for arm in suite.arms if (runs := suite.runs_of(arm.name))],
-        "pictures": [keep(drawing, suite.folder / FIGURES) for drawing in drawings(suite, tables)],
+        "pictures": list(_pictures(suite, tables, progress)),
         "data": _data_facts(suite),
         "record": _data_record(suite),
         "audit": audit_finding(tables.format_audit) if tables.format_audit else "",
+        "made": _made(suite),
         "facts": _facts(suite, tables),
         "environments": _environments(suite.runs),
     }
@@ -136,6 +140,15 @@ def _emergence_finding(tables: Tables, emerging: Mapping[str, Any] | None) -> st
     rows = tuple(row for row in tables.information if (row.arm, row.seed) in drawn)
     own = replace(tables, information=rows)
     return information_finding(own) if final_information(own) else "Domain information and drift"
+
+
+def _pictures(suite: Suite, tables: Tables, progress: Progress) -> Iterator[Picture]:
+    """Every figure, drawn; `progress` hears of each."""
+    found = drawings(suite, tables)
+    for place, drawing in enumerate(found):
+        progress(DRAWING, place, len(found))
+        yield keep(drawing, suite.folder / FIGURES)
+    progress(DRAWING, len(found), len(found))
 
 
 def _sections(tables: Tables, emerging: bool) -> list[tuple[str, str]]:
@@ -174,12 +187,23 @@ def _data_record(suite: Suite) -> dict[str, Any]:
 def _facts(suite: Suite, tables: Tables) -> dict[str, Any]:
     peaks = [row.peak_memory_mib for row in tables.costs if row.peak_memory_mib is not None]
     base = suite.runs[0].manifest.base if suite.runs else {}
-    return {
-        "folder": suite.folder.name,
-        "seeds": plain(suite.seeds),
-        "time of all runs together": numbers.seconds(sum(row.training + row.recording for row in tables.costs)),
-        "peak memory of one process": f"{numbers.count(max(peaks))}{numbers.GAP}MiB" if peaks else numbers.ABSENT,
-    } | {f"base: {key}": value for key, value in base.items()}
+    facts = {"folder": suite.folder.name, "seeds": plain(suite.seeds)}
+    if tables.costs:
+        time = sum(row.training + row.recording for row in tables.costs)
+        facts["time of all runs together"] = numbers.seconds(time)
+    if peaks:
+        facts["peak memory of one process"] = f"{numbers.count(max(peaks))}{numbers.GAP}MiB"
+    return facts | {f"base: {key}": value for key, value in base.items()}
+
+
+def _made(suite: Suite) -> tuple[str, str]:
+    """The command to show, and what to say of it: a suite keeps the one that trained it, runs alone keep none."""
+    reading = "moe-emergence analyze "
+    if not suite.command.startswith(reading):
+        return "", suite.command
+    folders, out = suite.command.removeprefix(reading), shlex.quote(str(suite.folder))
+    said = "The records of a run do not hold the command that trained it. This page is written from them by:"
+    return said, f"moe-emergence report {folders}{'' if folders == out else f' --out {out}'}"
 
 
 def _environments(runs: tuple[Run, ...]) -> list[tuple[str, dict[str, str]]]:

@@ -1,7 +1,7 @@
 """Rows to tables as a reader meets them, on the page and in the terminal; every cell keeps its exact value."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from moe_emergence.analysis.records import Run, Suite
@@ -22,6 +22,11 @@ NUMERIC = {
     n.tiny,
     n.seconds,
 }
+
+
+def so_far(suite: Suite) -> Suite:
+    """The suite with its runs still going in place of those that ended; without those that have not recorded a step."""
+    return replace(suite, runs=tuple(run for run in suite.going if run.steps.size))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moe_emergence.analysis.evolution import LoadPoint, LossPoint, load_points, loss_points
 from moe_emergence.analysis.records import Suite
-from moe_emergence.analysis.specialisation import FIRST_CHOICE
+from moe_emergence.analysis.specialisation import FIRST_CHOICE, InformationRow
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.numbers import ABSENT, count, loss, percent_range
-from moe_emergence.report.shown import TextTable
+from moe_emergence.report.shown import TextTable, so_far
 from moe_emergence.report.verdicts import corrected_share
 
 BARS, PLAIN_BARS = "▁▂▃▄▅▆▇█", "_.-=+*#@"
@@ -39,14 +40,24 @@ class Curves:
 
 def suite_curves(tables: Tables) -> tuple[Curves, ...]:
     """One a run and layer, in the order of the tables."""
-    losses = _series((p.arm, p.seed, None, p.step, p.lm_loss) for p in tables.loss_over_steps if p.domain is None)
-    loads = _series((p.arm, p.seed, p.layer, p.step, p.load) for p in tables.load_over_steps)
+    return _curves(tables.loss_over_steps, tables.load_over_steps, tables.information)
+
+
+def going_curves(suite: Suite) -> tuple[Curves, ...]:
+    """The same of runs still going, as far as their records go; no measure includes them, so without information."""
+    going = so_far(suite)
+    return _curves(loss_points(going), load_points(going), ())
+
+
+def _curves(
+    lm_loss: Sequence[LossPoint], load: Sequence[LoadPoint], rows: Sequence[InformationRow]
+) -> tuple[Curves, ...]:
+    losses = _series((p.arm, p.seed, None, p.step, p.lm_loss) for p in lm_loss if p.domain is None)
+    loads = _series((p.arm, p.seed, p.layer, p.step, p.load) for p in load)
     information = _series(
-        (row.arm, row.seed, row.layer, row.step, corrected_share(row))
-        for row in tables.information
-        if row.counted == FIRST_CHOICE
+        (row.arm, row.seed, row.layer, row.step, corrected_share(row)) for row in rows if row.counted == FIRST_CHOICE
     )
-    layers = {(arm, seed): [at for at in loads if at[:2] == (arm, seed)] for arm, seed, _ in losses}
+    layers = {(arm, seed): [at for at in loads if at[:2] == (arm, seed)] for arm, seed, _ in (*losses, *loads)}
     return tuple(
         Curves(
             arm=arm,
@@ -54,7 +65,7 @@ def suite_curves(tables: Tables) -> tuple[Curves, ...]:
             layer=layer,
             information=information.get((arm, seed, layer), ()),
             load=loads.get((arm, seed, layer), ()),
-            lm_loss=losses[arm, seed, None],
+            lm_loss=losses.get((arm, seed, None), ()),
         )
         for (arm, seed), mine in layers.items()
         for _, _, layer in (mine or [(arm, seed, None)])
@@ -70,26 +81,18 @@ def _series(points: Iterable[tuple[str, int, int | None, int, float]]) -> dict[t
     return {key: tuple(sorted(values.items())) for key, values in found.items()}
 
 
-def curve_table(suite: Suite, curves: Sequence[Curves], bars: str = BARS) -> TextTable:
-    """A sparkline and the last value a quantity; bars of a column share one scale, from its lowest to its highest."""
-    several = len(suite.seeds) > 1
-    shown = [
-        _column([row.information for row in curves], bars, _share),
-        _column([row.load for row in curves], bars, _share),
-        _column([row.lm_loss for row in curves], bars, loss),
-    ]
-    last = max((step for row in curves for step, _ in row.lm_loss), default=0)
+def curve_table(curves: Sequence[Curves], bars: str = BARS, *, when: str = "Over training") -> TextTable:
+    """A sparkline and the last value a quantity that there is; bars of a column share one scale, from its lowest to its
+    highest. The title says when, and what each column is of."""
+    several = len({row.seed for row in curves}) > 1
+    there = [quantity for quantity in _QUANTITIES if any(map(quantity.of, curves))]
+    shown = [_column([quantity.of(row) for row in curves], bars, quantity.show) for quantity in there]
+    last = max((step for row in curves for quantity in there for step, _ in quantity.of(row)), default=0)
+    sources = "; ".join(f"{quantity.name} {quantity.source}" for quantity in there)
     return TextTable(
-        title=f"Over training, step 0 to {count(last)}; bars of a column share one scale, numbers are the last",
-        columns=(
-            "arm",
-            *(("seed",) if several else ()),
-            "layer",
-            "domain information, % of H(D)",
-            "largest load",
-            "LM loss on dev",
-        ),
-        numeric=(False, *((True,) if several else ()), True, False, False, False),
+        title=f"{when}, step 0 to {count(last)}: {sources}. Bars of a column share one scale, numbers are the last",
+        columns=("arm", *(("seed",) if several else ()), "layer", *(quantity.heading for quantity in there)),
+        numeric=(False, *((True,) if several else ()), True, *(False for _ in there)),
         rows=tuple(
             (
                 row.arm,
@@ -122,3 +125,39 @@ def sparkline(series: Series, low: float, high: float, bars: str = BARS, points:
     height = (even - low) / (high - low) if high > low else np.zeros(points)
     places = np.floor(height.clip(0, 1) * len(bars)).astype(int).clip(0, len(bars) - 1)
     return "".join(bars[place] for place in places)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Quantity:
+    """A column of `curve_table`; `source` says which text its values are of."""
+
+    name: str
+    heading: str
+    source: str
+    of: Callable[[Curves], Series]
+    show: Callable[[float], str]
+
+
+_QUANTITIES = (
+    _Quantity(
+        name="domain information",
+        heading="domain information, % of H(D)",
+        source="of probe documents at each trace",
+        of=lambda row: row.information,
+        show=_share,
+    ),
+    _Quantity(
+        name="largest load",
+        heading="largest load",
+        source="of the training steps' own tokens",
+        of=lambda row: row.load,
+        show=_share,
+    ),
+    _Quantity(
+        name="LM loss",
+        heading="LM loss on dev",
+        source="of dev text at each evaluation",
+        of=lambda row: row.lm_loss,
+        show=loss,
+    ),
+)

@@ -13,7 +13,7 @@ from moe_emergence.report.measure_tables import verdicts_table
 from moe_emergence.report.numbers import ABSENT, count, p_value, signed
 from moe_emergence.report.routing_tables import routing_table
 from moe_emergence.report.shown import PageTable, TextTable
-from moe_emergence.report.sparklines import Curves, suite_curves
+from moe_emergence.report.sparklines import Curves, going_curves, suite_curves
 from moe_emergence.report.statements import Statement, statements
 
 TOP = 5
@@ -31,7 +31,8 @@ class Summary:
         warning: that the runs are too short for conclusions; None when they are not.
         lead: the page's first three sentences; alerts: what must not be missed.
         sentences: the answer box of the page, one finding each, alerts included.
-        curves: what moved over training; scores: the measures that foretell best what rerouting an expert costs.
+        curves: what moved over training; going: the same of runs still going, so far.
+        scores: the measures that foretell best what rerouting an expert costs.
         statements: what may be said of each layer of each run; matrices: what its experts are worth to each domain.
     """
 
@@ -43,6 +44,7 @@ class Summary:
     matrices: tuple[TextTable, ...]
     tables: tuple[TextTable, ...]
     curves: tuple[Curves, ...]
+    going: tuple[Curves, ...]
     scores: TextTable
 
 
@@ -63,6 +65,7 @@ def suite_summary(suite: Suite, tables: Tables) -> Summary:
         matrices=tuple(knockout_matrices(suite, tables)),
         tables=tuple(table for table in short if table.rows),
         curves=suite_curves(tables),
+        going=going_curves(suite),
         scores=_top_scores(tables),
     )
 

@@ -84,13 +84,14 @@ class RunConsole:
 
 class StageConsole:
     """The progress of what takes a while outside training, stage after stage, on stderr; called with a stage's name and
-    how much of it is done. As a context manager it gives the terminal back, also after an error."""
+    how much of it is done. Elsewhere than on a terminal, a plain line comes now and then, also where every stage is
+    short. As a context manager it gives the terminal back, also after an error."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._console = Console(stderr=True)
         self._progress: Progress | None = None
-        self._stage, self._began, self._said = "", 0.0, 0.0
+        self._stage, self._began, self._said = "", 0.0, time.monotonic()
 
     def __enter__(self) -> "StageConsole":
         return self
@@ -105,7 +106,7 @@ class StageConsole:
         now = time.monotonic()
         if stage != self._stage:
             self._close()
-            self._stage, self._began, self._said = stage, now, now
+            self._stage, self._began = stage, now
             if self._console.is_terminal and not self._console.is_dumb_terminal:
                 self._progress = _bar(self._console)
                 self._progress.add_task(stage, total=total, measures="")

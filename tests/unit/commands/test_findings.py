@@ -2,6 +2,7 @@
 
 import io
 import sys
+from dataclasses import fields, replace
 
 import pytest
 from planted_measures import planted_tables
@@ -41,11 +42,38 @@ def test_the_report_as_text_says_the_planted_findings(found: Found, monkeypatch:
         "- moe, balanced, shows learned specialisation in layer 3",
         "- Without balancing, no_lb: max violation 4.79",
         "The arms on test at the last step; LM loss in nats a token",
-        "Over training, step 0 to 8;",
+        "Over training, step 0 to 8: domain information of probe documents at each trace; largest load of the training "
+        "steps' own tokens; LM loss of dev text at each evaluation.",
         "moe, seed 42, layer 3 8.4 % [7.8, 9.0] of H(domain) at step 8",
     ):
         assert part in text
     assert text.index("- moe, balanced") < text.index("The arms on test") < text.index("Over training")
+
+
+def test_runs_still_going_have_sparklines_of_what_is_recorded(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite, tables = found
+    going = replace(suite, runs=(), going=tuple(run for run in suite.runs if run.arm == "moe"))
+    text = printed((going, replace(tables, **{table.name: () for table in fields(tables)})), monkeypatch, COLUMNS="200")
+    table = text[text.index("Still going, so far, step 0 to 8: largest load") :].splitlines()
+    assert "domain" not in next(line for line in table if line.strip().startswith("arm"))
+    first = next(line.split() for line in table if line.strip().startswith("moe"))
+    assert first[:2] == ["moe", "2"]
+    assert sum(any(bar in part for bar in "▁▂▃▄▅▆▇█") for part in first) == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_number_and_its_unit_stay_on_one_line(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding, write_through=True))
+    monkeypatch.setenv("COLUMNS", "18")
+    print_sentence("one two three 12\u00a0% of all", "- ")
+    monkeypatch.setenv("COLUMNS", "14")
+    print_table("t", ["first a\u00a0heading"], [False], [["words it 12\u00a0% of"]])
+    lines = raw.getvalue().decode(encoding).replace("\u00a0", " ").splitlines()
+    assert lines[:2] == ["- one two three", "  12 % of all"]
+    assert "\ue000" not in "".join(lines)
+    assert not any(line.strip().startswith("%") for line in lines)
+    assert any("a heading" in line for line in lines)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])

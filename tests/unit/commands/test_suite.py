@@ -25,6 +25,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         matrices=(table,),
         tables=(table,),
         curves=(),
+        going=(),
         scores=table,
     )
     monkeypatch.setattr(
@@ -33,7 +34,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     )
     monkeypatch.setattr("moe_emergence.analysis.reading.read_suite", lambda folder: SimpleNamespace(folder=folder))
     monkeypatch.setattr("moe_emergence.analysis.stored.analysed", lambda suite, progress: "tables")
-    monkeypatch.setattr("moe_emergence.report.page.write_report", lambda suite, tables: suite.folder / "report.html")
+    monkeypatch.setattr(
+        "moe_emergence.report.page.write_report", lambda suite, tables, progress: suite.folder / "report.html"
+    )
     monkeypatch.setattr(
         "moe_emergence.analysis.reading.read_given",
         lambda folders, out: SimpleNamespace(folder=out or folders[0], name="small", question="Does it run?"),

@@ -115,20 +115,42 @@ def test_records_without_checkpoints_or_measures(tmp_path: Path) -> None:
     assert "Causal tests were not made" in text
 
 
-def test_a_run_that_is_going_alone(tmp_path: Path) -> None:
+def going_alone(folder: Path) -> Path:
+    """A run of 8 steps that has recorded 5, with an evaluation and a trace at step 4."""
     planted = quickstart_like(steps=8, looks=(0, 4, 8))
-    run = write_suite(tmp_path, replace(planted, arms=planted.arms[1:2])) / "moe/seed-42"
+    run = write_suite(folder, replace(planted, arms=planted.arms[1:2])) / "moe/seed-42"
     lines = (run / "metrics.jsonl").read_text("utf-8").splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:8]) + '{"event": "st', "utf-8")
     for trace in (run / "traces").glob("step-000008.*"):
         trace.unlink()
+    return run
+
+
+def test_a_run_that_is_going_alone(tmp_path: Path) -> None:
+    run = going_alone(tmp_path)
     with undrawn():
         text = sensible(report_of(run).read_text("utf-8"))
     assert "Whether experts specialise is not known: no run has ended yet." in text
-    assert "moe, seed 42: at step 4 of 8 (recorded up to step 5); it has not ended, and no measure includes it." in text
+    assert "moe, seed 42: training has recorded 5 of 8 steps and no end; the last trace is of step 4." in text
+    assert "no collapse found so far; expert" in text
+    assert "Title: dev text at step 4, the latest evaluation." in text
+    assert "at the last step" not in text.split("Runs that are still going")[1].split("Method")[0]
+    assert "time of all runs together" not in text
+    assert "peak memory" not in text
+    assert f"moe-emergence report {run}" in text
+    assert "moe-emergence analyze" not in text
     assert "of layer 3 takes" in text
     assert "LM loss so far: moe" in text
     assert "Nothing on this page includes it" not in text
+
+
+def test_a_run_that_has_a_trace_and_no_step_yet(tmp_path: Path) -> None:
+    run = going_alone(tmp_path)
+    lines = (run / "metrics.jsonl").read_text("utf-8").splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text(lines[0], "utf-8")
+    with undrawn():
+        text = sensible(report_of(run).read_text("utf-8"))
+    assert "training has recorded 0 of 8 steps and no end; the last trace is of step 0." in text
 
 
 DRAWN = ("specialisation", "heatmap-moe")

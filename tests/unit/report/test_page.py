@@ -14,7 +14,7 @@ from planted_measures import planted_tables, undrawn
 from synthetic_suite import PlantedSuite, quickstart_like, write_suite
 
 import moe_emergence.report
-from moe_emergence.analysis.reading import read_suite
+from moe_emergence.analysis.reading import read_given, read_suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.errors import AnalysisError
 from moe_emergence.report.page import report_of, write_report
@@ -185,7 +185,7 @@ def test_nothing_finished(tmp_path: Path) -> None:
     with undrawn():
         page = report_of(folder).read_text("utf-8")
     for arm in ("dense", "moe"):
-        assert f"{arm}, seed 42: at step 0 of 4 (recorded up to step 1); it has not ended" in page
+        assert f"{arm}, seed 42: training has recorded 1 of 4 steps and no end; the last trace is of step 0." in page
     assert 'id="loss"' not in page
 
 
@@ -194,6 +194,26 @@ def test_the_measures_of_the_records_themselves_make_a_page(tmp_path: Path) -> N
         page = report_of(write_suite(tmp_path, small(0, 1))).read_text("utf-8")
     assert "moe: learned specialisation in layers 2 and 3." in page
     assert "LM loss against dense" in page
+
+
+def test_progress_hears_of_every_figure(tmp_path: Path) -> None:
+    heard: list[tuple[str, int, int]] = []
+    suite = read_suite(write_suite(tmp_path, small(0, 1)))
+    with undrawn():
+        write_report(suite, planted_tables(suite), lambda *told: heard.append(told))
+    figures = heard[0][2]
+    assert figures > 3
+    assert heard == [("drawing figures", done, figures) for done in range(figures + 1)]
+
+
+def test_several_runs_say_how_the_page_is_written_again(tmp_path: Path) -> None:
+    folder = write_suite(tmp_path, small(0, 1))
+    given, out = [folder / arm / "seed-42" for arm in ("dense", "moe")], tmp_path / "both runs"
+    suite = read_given(given, out)
+    with undrawn():
+        page = html.unescape(write_report(suite, planted_tables(suite)).read_text("utf-8"))
+    assert f"<code>moe-emergence report {given[0]} {given[1]} --out '{out}'</code>" in page
+    assert "do not hold the command" in page
 
 
 def test_of_several_seeds_long_tables_and_passages_show_the_first_and_say_so(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_it_goes_to_another_process() -> None:
 def test_a_stage_writes_a_line_now_and_then_with_the_time_left(
     log: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, 5.0, 10.0, 12.0, 20.0, 30.0])
+    clock = iter([0.0, 0.0, 5.0, 10.0, 12.0, 20.0, 30.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     with StageConsole() as progress:
         for done in range(5):
@@ -211,6 +211,18 @@ def test_a_stage_writes_a_line_now_and_then_with_the_time_left(
         "moe: causal tests: 2/8, 0:30 left",
         "moe: causal tests: 4/8, 0:20 left",
     ]
+
+
+def test_stages_that_are_short_each_still_write_a_line_now_and_then(
+    log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 2.0, 6.0, 7.0, 11.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    with StageConsole() as progress:
+        for stage in ("measuring", "drawing figures"):
+            progress(stage, 0, 2)
+            progress(stage, 1, 2)
+    assert log.getvalue().splitlines() == ["drawing figures: 1/2, 0:04 left"]
 
 
 def test_a_stage_is_a_bar_on_a_terminal_and_silent_when_quiet(terminal: io.StringIO) -> None:

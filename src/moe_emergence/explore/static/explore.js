@@ -7,6 +7,7 @@
   const off = new Map(facts.layers.map((layer) => [layer, new Set()]));
   let answer = null;
   let last = "/read"; // what a change of step or of experts asks for again
+  let answered = "/read"; // what the answer shown was asked for by
   let asking = false;
   let wanted = null;
 
@@ -60,22 +61,41 @@
     const body = request(path);
     const size = new TextEncoder().encode(body).length;
     if (size > facts.largest_body) {
-      say(`the text is too long: ${size.toLocaleString("en")} bytes, where ${facts.largest_body.toLocaleString("en")} can be sent`, true);
-      return;
+      return refused(`the text is too long: ${size.toLocaleString("en")} bytes, where ${facts.largest_body.toLocaleString("en")} can be sent`);
     }
     say(path === "/read" ? "Reading…" : "Writing…");
     try {
       const response = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body });
       const found = await response.json().catch(() => ({ error: `the server answered ${response.status} ${response.statusText}` }));
-      if (!response.ok) return say(found.error || `the server answered ${response.status}`, true);
+      if (!response.ok) return refused(found.error || `the server answered ${response.status}`);
       const before = answer === null ? 0 : answer.tokens.text.length;
       answer = found;
+      answered = path;
       show();
+      report();
       if (answer.tokens.text.length !== before) view.select(0); // so that it shows what there is to know of a token
     } catch (error) {
       if (!(error instanceof TypeError)) throw error;
-      say("the server does not answer: is moe-emergence explore still running?", true);
+      refused("the server does not answer: is moe-emergence explore still running?");
     }
+  }
+
+  // The step and the experts are again those of the answer that stands below; the text stays, to be mended
+  function refused(message) {
+    say(message, true);
+    if (answer === null || wanted !== null) return;
+    last = answered;
+    setStep(facts.steps.indexOf(answer.step));
+    for (const [number, experts] of off) {
+      experts.clear();
+      for (const one of answer.off) if (one.layer === number) experts.add(one.expert);
+    }
+    showExperts();
+  }
+
+  function setStep(place) {
+    at("step").value = String(place);
+    at("step-shown").textContent = String(step());
   }
 
   // Showing
@@ -87,6 +107,10 @@
     showEffect();
     showFollowing();
     if (at("listed").open) showList();
+  }
+
+  // What the answer is of; a change of layer shows the same answer, and leaves an error where it stands
+  function report() {
     const count = answer.tokens.text.length;
     const written = answer.tokens.mark.filter((mark) => mark === "decode").length;
     const kinds = written > 0 ? ` (${count - written} read at once, ${written} written by the model, underlined)` : "";
@@ -141,11 +165,17 @@
     button.textContent = `${expert} · ${percent(share)}`;
     button.addEventListener("click", () => {
       const experts = off.get(layer());
+      if (!experts.has(expert) && facts.experts - experts.size <= facts.top_k) return say(tooFew(), true);
       if (!experts.delete(expert)) experts.add(expert);
       button.setAttribute("aria-pressed", String(experts.has(expert)));
       ask(last);
     });
     return button;
+  }
+
+  function tooFew() {
+    const slots = `${facts.top_k} expert${facts.top_k === 1 ? "" : "s"}`;
+    return `a token goes to ${slots}, and ${facts.top_k === 1 ? "this is" : "these are"} the last of layer ${layer()} that ${facts.top_k === 1 ? "is" : "are"} on: switch another on first`;
   }
 
   function allOn() {
@@ -204,7 +234,7 @@
     if (answer.after !== null) heads.push("change of loss");
     const rows = tokens().map((token, place) => [
       place + 1, MoETokens.spelled(token.text), token.experts.join(", "), token.weights.map((weight) => fixed(weight, 2)).join(", "),
-      fixed(token.entropy, 2), fixed(token.loss, 2), token.label || "–", token.mark || "prefill",
+      fixed(token.entropy, 2), fixed(token.loss, 2), token.label || "–", MoETokens.phase(token.mark || "prefill"),
       ...(answer.after === null ? [] : [signed(change(place), 3)]),
     ]);
     table("list", heads, rows);
@@ -243,7 +273,6 @@
   });
   at("layers").addEventListener("change", () => answer !== null && show());
   at("listed").addEventListener("toggle", () => at("listed").open && showList());
-  at("step").value = String(facts.steps.length - 1); // browsers restore what it was before a reload
-  at("step-shown").textContent = String(step());
+  setStep(facts.steps.length - 1); // browsers restore what it was before a reload
   ask("/read");
 })();

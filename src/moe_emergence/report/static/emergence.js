@@ -43,6 +43,8 @@
       Math.abs(value - wanted) < Math.abs(values[best] - wanted) ? place : best, 0);
   }
 
+  const KEYS = ["step", "layer", "arm", "versus", "document"];
+
   // What the address asks for; what it says that is not so is passed over, numbers beyond the ends are those at the ends.
   function asked() {
     const given = new URLSearchParams(location.hash.slice(1));
@@ -55,6 +57,15 @@
     const document_ = data.documents.findIndex((shown) => shown.name === given.get("document"));
     if (document_ >= 0) found.document = document_;
     return found;
+  }
+
+  // Goes to what the address asks for, if it is this section's; what it says that is not so gives way to what is shown
+  function follow() {
+    const given = new URLSearchParams(location.hash.slice(1));
+    if (!KEYS.some((key) => given.has(key))) return render();
+    pause();
+    change(asked());
+    document.getElementById("emergence").scrollIntoView();
   }
 
   function render() {
@@ -117,15 +128,9 @@
     for (const { field } of panels) {
       find(field).addEventListener("change", (event) => change({ [field]: data.arms[Number(event.target.value)].name }));
     }
-    addEventListener("hashchange", () => {
-      Object.assign(state, asked());
-      render();
-    });
-    const wanted = asked();
-    Object.assign(state, wanted);
+    addEventListener("hashchange", follow);
     find("view").hidden = false;
-    render();
-    if (Object.keys(wanted).length > 0) document.getElementById("emergence").scrollIntoView();
+    follow();
   }
 
   begin();

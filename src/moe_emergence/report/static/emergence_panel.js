@@ -142,7 +142,7 @@ const MoEPanel = (() => {
       const trace = MoEData.traceAt(arm, step);
       const place = arm.layers.indexOf(layer);
       const late = trace.step === step ? "" : `no trace at step ${step}; this is step ${trace.step}`;
-      note.textContent = [arm.going ? `still going, recorded up to step ${arm.steps.at(-1).step}` : "", late]
+      note.textContent = [arm.going ? `still going, last trace at step ${arm.steps.at(-1).step}` : "", late]
         .filter(Boolean).join("; ");
       absent.textContent = place < 0 ? `no experts in layer ${layer}: they are in ${arm.layers.join(", ")}` : "";
       whole.hidden = place < 0;

@@ -67,6 +67,8 @@ const MoETokens = (() => {
     return value === null || value === undefined || Number.isNaN(value) ? null : value.toFixed(digits);
   }
 
+  const phase = (mark) => (mark === "prefill" ? "prompt (prefill)" : mark);
+
   function describe(token) {
     const routes = token.experts.map((expert, slot) => {
       const weight = number(token.weights[slot], 2);
@@ -78,7 +80,7 @@ const MoETokens = (() => {
     if (entropy !== null) said.push(["entropy", `${entropy} nats`]);
     if (loss !== null) said.push(["loss of the next token", `${loss} nats`]);
     if (token.label) said.push(["class", token.label]);
-    if (token.mark) said.push(["read in", token.mark]);
+    if (token.mark) said.push(["read in", phase(token.mark)]);
     return said;
   }
 
@@ -214,5 +216,5 @@ const MoETokens = (() => {
     return { show, select, say };
   }
 
-  return { view, describe, spelled };
+  return { view, describe, spelled, phase };
 })();
