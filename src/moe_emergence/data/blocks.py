@@ -230,9 +230,10 @@ def load_prepared(folder: Path) -> PreparedData:
         recorded = {**manifest["sha256"], TOKENIZER: manifest["tokenizer_digest"]}
         found = {name: _file_digest(folder / name) for name in recorded}
     except (OSError, ValueError, LookupError, TypeError) as error:
+        first = ", once what is left of the folder is deleted" if folder.exists() else ""
         raise DataError(
-            f"no prepared data in {folder} ({error}): give the command that made the runs again, which makes it anew "
-            "(delete what is left of the folder first)"
+            f"no prepared data in {folder} ({error}): a run copied out of its suite needs the suite's data folder, in "
+            f"its own folder or two folders up; the command that trained the run makes it again{first}"
         ) from error
     changed = [name for name in recorded if found[name] != recorded[name]]
     if changed:

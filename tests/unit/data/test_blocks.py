@@ -298,6 +298,15 @@ def test_a_missing_file_is_refused_by_name(toy_data: PreparedData, tmp_path: Pat
         load_prepared(tmp_path)
 
 
+def test_what_to_do_is_said_once_and_deleting_only_of_what_is_there(toy_data: PreparedData, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"copied out of its suite needs the suite's data folder.*makes it again$"):
+        load_prepared(tmp_path / "data")
+    save_prepared(toy_data, tmp_path)
+    (tmp_path / TENSORS).unlink()
+    with pytest.raises(DataError, match=r"makes it again, once what is left of the folder is deleted$"):
+        load_prepared(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["{", "{}", "[]"])
 def test_a_damaged_manifest_is_refused(toy_data: PreparedData, tmp_path: Path, content: str) -> None:
     save_prepared(toy_data, tmp_path)
