@@ -116,6 +116,8 @@ def is_shown(name: str, row: dict[str, str]) -> bool:
 def same(text: str, exact: str) -> bool:
     """Whether what is shown is the exact value, rounded as its last figure says."""
     plain = text.replace(",", "").replace("−", "-")
+    if exact in ("True", "False"):
+        return text == ("yes" if exact == "True" else "no")
     if exact == "" or not is_number(exact):
         return (
             text in (exact, *(("–", "none", "all domains") if exact == "" else ())) or text.replace(", ", " ") == exact
@@ -146,6 +148,8 @@ def test_the_comparison_above_can_fail() -> None:
     assert not same("4.5e−07", "4.6e-06")
     assert not same("code", "math")
     assert not same("all domains", "math")
+    assert same("yes", "True")
+    assert not same("no", "True")
     assert same("<\u00a00.001", "0.0004")
     assert not same("<\u00a00.001", "0.04")
 
