@@ -18,7 +18,7 @@ PURPOSE = (
 def command() -> Command:
     """What `quickstart` takes."""
     quickstart = Command("quickstart", PURPOSE)
-    quickstart.flag("fast", "a first look in about two minutes: too short for conclusions")
+    quickstart.flag("fast", "a first look in some three minutes: too short for conclusions")
     add_run_options(quickstart, None)
     quickstart.option("base", str, EMBEDDED, "embedded, gpt2, or a directory with a GPT-2 model and its tokenizer")
     quickstart.option(
