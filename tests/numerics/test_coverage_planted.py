@@ -247,16 +247,18 @@ def test_null_of_the_scoreboard_rejects_as_often_as_it_says(runs, domains, simul
     assert within(rejected, 0.05, simulations)
 
 
-@settings("runs rho", *product((1, 3, 5, 10), (0.0, 0.5, 0.8)))
-def test_interval_of_the_scoreboard_covers(runs, rho, simulations) -> None:
+@settings(
+    "runs rho domains", *product((1, 3, 5, 10), (0.0, 0.5, 0.8), (0,)), *product((1, 3, 5), (0.0, 0.5, 0.8), (3,))
+)
+def test_interval_of_the_scoreboard_covers(runs, rho, domains, simulations) -> None:
     """Two layers of 8 experts. The truth is Spearman's mean in samples of 8 of a normal population [Moran 1948]. A rho
     of ±1, once in a thousand of one run, has no interval, which counts as a miss."""
     n = 8
     truth = 6 / (math.pi * (n + 1)) * (math.asin(rho) + (n - 2) * math.asin(rho / 2))
     rng, held = generator(32), 0
     for number in range(simulations):
-        measure, effect = scored(rho, runs, n, rng)
+        measure, effect = scored(rho, runs, n, rng, domains)
         found = interval_of(ranked_cells(list(measure), measure, effect), 500, number)
         held += found is not None and found[0].low <= truth <= found[0].high
-    print(f"scoreboard interval, {runs} runs, rho {rho}: {held / simulations:.3f}")
+    print(f"scoreboard interval, {runs} runs, rho {rho}, {domains or 'no'} domains: {held / simulations:.3f}")
     assert within(held / simulations, 0.95, simulations)

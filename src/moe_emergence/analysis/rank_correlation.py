@@ -72,12 +72,12 @@ def ranked_cells(cells: Sequence[Cell], measure: Values, effect: Values) -> Rank
 
 
 def interval_of(ranked: Ranked, replicates: int, seed: int = 0) -> tuple[Interval, Resampled] | None:
-    """The interval of the pooled correlation, atanh(rho) ± t·s turned back; None where there is one unit alone, or
-    rho is ±1.
+    """The interval of the pooled correlation, atanh(rho) ± t·s turned back; None where a layer has one expert alone,
+    or rho is ±1.
 
     Over n runs, s is the standard deviation over resamples × √(n/(n − 1)), and t has n − 1 degrees of freedom. Where
     runs are few, experts are resampled within layers, t is the normal's, and s takes √(1 + rho²/2), as Spearman's
-    correlation varies more than that of fixed ranks [Bonett and Wright 2000, eq. 5].
+    correlation varies more than that of fixed ranks [Bonett and Wright 2000].
     """
     over_runs = int(ranked.run.max()) + 1 >= FEWEST_RUNS
     unit = ranked.run if over_runs else ranked.expert
@@ -89,10 +89,10 @@ def interval_of(ranked: Ranked, replicates: int, seed: int = 0) -> tuple[Interva
         return None
     weights = resampled_weights(stratum, replicates, generator(seed))[:, unit].astype(np.float64)
     resampled = np.clip(pooled_correlation(ranked, weights), -1 + 1e-3, 1 - 1e-3)
-    runs = len(stratum)
-    inflation = runs / (runs - 1) if over_runs else 1 + rho**2 / 2
-    student = t.ppf(1 - TAIL, runs - 1) if over_runs else norm.ppf(1 - TAIL)
-    spread = float(student * np.arctanh(resampled).std() * np.sqrt(inflation))
+    units = len(stratum)
+    inflation = units / (units - 1) if over_runs else 1 + rho**2 / 2
+    quantile = t.ppf(1 - TAIL, units - 1) if over_runs else norm.ppf(1 - TAIL)
+    spread = float(quantile * np.arctanh(resampled).std() * np.sqrt(inflation))
     low, high = np.tanh(np.arctanh(rho) - spread), np.tanh(np.arctanh(rho) + spread)
     return Interval(float(low), float(high)), "runs" if over_runs else "experts"
 
