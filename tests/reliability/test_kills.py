@@ -17,7 +17,7 @@ STUCK = 12
 INSIDE = 0.15
 """Least share of kills that fall inside a save."""
 AIMED = 0.2
-"""Share of kills that wait for the next save and fall at a random moment of it."""
+"""While fewer than this share have fallen inside a save, kills wait for a save and fall at a random moment of it."""
 
 
 @dataclass
@@ -68,7 +68,7 @@ def until_finished(runs: Runs, config: RunConfig, folder: Path, draw: random.Ran
     duration, progress, idle = runs.duration(config), None, 0
     while True:
         kill = {"kill_after": draw.uniform(0, SHARE * duration * (1 + idle))}  # longer where the machine is busy
-        if draw.random() < AIMED:
+        if tally.inside < AIMED * (tally.kills + 1):
             kill["kill_in_save"] = draw.uniform(0.0001, 0.02)
         outcome = runs.zygote.train(config, folder, **kill)
         if outcome.status == FINISHED:

@@ -83,13 +83,19 @@ class Attempts:
             time.sleep(min(0.002, max(0.0, (killed or deadline) - now)))
 
     def _in_save(self, child: int, request: dict[str, Any]) -> bool:
-        """Wait for the next save and a moment within it; False where the child ends before."""
-        while self.board.phase != "save":
-            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                return False
+        """Wait for a save and a moment within it, an earlier one after each save that was over by then.
+
+        False where the child ends before.
+        """
+        delay = request["kill_in_save"]
+        while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            if self.board.phase == "save":
+                time.sleep(delay)
+                if self.board.phase == "save":
+                    return True
+                delay /= 2
             time.sleep(0.0003)
-        time.sleep(request["kill_in_save"])
-        return True
+        return False
 
     def _live(self, request: dict[str, Any], output: int, error: int) -> None:
         """The child's whole life."""
