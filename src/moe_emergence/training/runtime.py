@@ -69,6 +69,7 @@ def environment(config: ExecutionConfig, device: torch.device, processes: int = 
     return {
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
+        "torch": str(torch.__version__),  # names the build, which the metadata of PyPI's wheel leaves out
         "machine": f"{platform.machine()}, {platform.system()} {platform.release()}",
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

@@ -57,5 +57,11 @@ def test_the_environment_is_plain_json() -> None:
     assert (found["device"], found["threads"], found["experts_implementation"]) == ("cpu", 1, "grouped_mm")
 
 
+def test_the_environment_tells_builds_of_torch_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyPI's wheel for CUDA and a build for the CPU alone may have one version in their metadata."""
+    monkeypatch.setattr(torch, "__version__", "2.13.0+of_its_own")
+    assert environment(ExecutionConfig(), torch.device("cpu"))["torch"] == "2.13.0+of_its_own"
+
+
 def test_peak_memory_is_in_mebibytes() -> None:
     assert 100 < peak_memory_mib() < 100_000
