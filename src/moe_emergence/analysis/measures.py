@@ -21,11 +21,12 @@ from moe_emergence.analysis.token_information import token_split_rows
 from moe_emergence.analysis.token_labels import probe_labels
 from moe_emergence.analysis.traces import read_trace, read_traces, snapshot_steps, trace_steps
 from moe_emergence.analysis.vocabulary import characteristic_token_rows, vocabulary_rows
+from moe_emergence.analysis.weights import model_at
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.models.base import load_base
 from moe_emergence.training.checkpoint import newest_checkpoint
 from moe_emergence.training.trace import trace_name
-from moe_emergence.training.trained import load_trained, silence_transformers
+from moe_emergence.training.trained import silence_transformers
 
 Measures = dict[str, list[Any]]
 """Name of a table to its rows."""
@@ -79,7 +80,7 @@ def _over_traces(run: Run, progress: Callable[[int, int], None]) -> Iterator[tup
 def _at_both_ends(run: Run, data: PreparedData) -> Iterator[tuple[str, Iterable[Any]]]:
     """What takes many tokens or much time: at the first and the last step, on the wide probe where there is one."""
     for step in dict.fromkeys((0, run.last_step)):
-        wide = step in trace_steps(run, wide=True)
+        wide = data.wide is not None  # never of one end alone: what is compared would differ in its tokens
         trace = read_trace(run, step, wide=wide)
         probe = data.wide if wide else data.probe
         yield "token_split", token_split_rows(run, trace)
@@ -102,7 +103,7 @@ def _by_the_model(
     if newest_checkpoint(run.folder / "checkpoints") is None:
         return
     yield "hidden_states", _geometry(run, data)
-    yield "format_swaps", format_swap_rows(run, data, load_trained(run.folder)[0])
+    yield "format_swaps", format_swap_rows(run, data, model_at(run, run.last_step))
     yield from _causal(causal_tables(run, data, progress=progress))
     for step in snapshot_steps(run):
         if step != run.last_step:

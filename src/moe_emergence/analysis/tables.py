@@ -68,6 +68,7 @@ from moe_emergence.analysis.token_rows import (
     class_information_rows,
     token_class_rows,
 )
+from moe_emergence.analysis.trace_checks import check_traces
 from moe_emergence.analysis.traces import read_trace
 from moe_emergence.analysis.vocabulary import CharacteristicTokenRow, VocabularyRow
 from moe_emergence.data.blocks import PreparedData, load_prepared
@@ -135,6 +136,8 @@ def make_tables(suite: Suite, progress: Progress = silent) -> Tables:
     last = {(run.arm, run.seed): read_trace(run, run.last_step) for run in suite.runs}
     routed = [trace for trace in last.values() if trace.layers]
     data = prepared(suite) if routed else None
+    for run in suite.runs:
+        check_traces(run, data)
     classes = probe_classes(data, routed[0]) if data is not None else {}
     measures = _measured(suite, data, progress) if data is not None else {}
     information = information_rows(suite)

@@ -21,6 +21,9 @@ from moe_emergence.routing import expert_counts
 from moe_emergence.training.checkpoint import checkpoints_in, step_of
 from moe_emergence.training.trace import METADATA, step_of_trace, trace_name
 
+WAY_OUT = "put the run's own trace back, or train the run again"
+_MODEL = "model_digest"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerTrace:
@@ -113,11 +116,12 @@ def read_trace(run: Run, step: int, *, wide: bool = False) -> Trace:
     try:
         table = pq.read_table(path)
     except (OSError, ValueError) as error:
-        raise _torn(path, error) from error
+        raise torn(path, error) from error
     facts = _facts(path, table.schema)
     _check(run, facts, step, wide)
     columns = {name: table[name].to_numpy() for name in table.column_names}
     document, index, first = _documents(columns, path)
+    domain = _in_range(_column(columns, "domain", path), len(run.manifest.data.domains), "domain", path)
     layers = facts.wholes("layers")
     beside = _beside(path) if layers and not wide else {}
     return Trace(
@@ -127,7 +131,7 @@ def read_trace(run: Run, step: int, *, wide: bool = False) -> Trace:
         token_id=_column(columns, "token_id", path).astype(np.int64),
         loss=_column(columns, "loss", path).astype(np.float64),
         index=index,
-        domain=_column(columns, "domain", path).astype(np.int64)[first],
+        domain=domain[first],
         layers=tuple(_layer(columns, facts, layer, document, len(index), beside, path) for layer in layers),
         domains=len(run.manifest.data.domains),
     )
@@ -146,7 +150,7 @@ def _layer(
     chosen, weights = (
         np.stack([_column(columns, f"{kind}{layer}_{slot}", path) for slot in range(top_k)], axis=1) for kind in "ew"
     )
-    chosen = chosen.astype(np.int64)
+    chosen = _in_range(chosen, experts, f"e{layer}_…", path)
     return LayerTrace(
         layer=layer,
         experts=chosen,
@@ -191,17 +195,14 @@ def _check(run: Run, facts: Fields, step: int, wide: bool) -> None:
     }
     for key, value in expected.items():
         if facts.any(key) != value:
-            raise AnalysisError(f"{facts.where}: {key!r} is {facts.any(key)!r}, but the run's is {value!r}: {_WAY_OUT}")
+            raise AnalysisError(f"{facts.where}: {key!r} is {facts.any(key)!r}, but the run's is {value!r}: {WAY_OUT}")
     first = run.folder / "traces" / f"{trace_name(trace_steps(run, wide=wide)[0], wide=wide)}.parquet"
     probe = _facts(first, _schema(first)).text("probe_digest")
     if facts.text("probe_digest") != probe:
         raise AnalysisError(
             f"{facts.where}: 'probe_digest' is {facts.text('probe_digest')!r}, but {first.name} has {probe!r}: "
-            f"{_WAY_OUT}"
+            f"{WAY_OUT}"
         )
-
-
-_WAY_OUT = "put the run's own trace back, or train the run again"
 
 
 def _why_missing(run: Run, wide: bool) -> str:
@@ -210,21 +211,31 @@ def _why_missing(run: Run, wide: bool) -> str:
     return f"the run recorded it{' at its first and last step' if wide else ''}; put it back, or train the run again"
 
 
+def recorded_model(run: Run, step: int) -> str | None:
+    """The digest of the model that the trace of `step` was made with; None where there is no trace or it says none."""
+    path = run.folder / "traces" / f"{trace_name(step)}.parquet"
+    if not path.exists():
+        return None
+    facts = _facts(path, _schema(path))
+    return facts.text(_MODEL) if _MODEL in facts.values else None
+
+
 def _schema(path: Path) -> Any:
     try:
         return pq.read_schema(path)
     except (OSError, ValueError) as error:
-        raise _torn(path, error) from error
+        raise torn(path, error) from error
 
 
 def _facts(path: Path, schema: Any) -> Fields:
     try:
         return Fields(json.loads((schema.metadata or {})[METADATA]), str(path))
     except (ValueError, KeyError) as error:
-        raise _torn(path, error) from error
+        raise torn(path, error) from error
 
 
-def _torn(path: Path, error: Exception) -> AnalysisError:
+def torn(path: Path, error: Exception) -> AnalysisError:
+    """What to raise for a file that is not a trace, or no longer."""
     return AnalysisError(f"{path} cannot be read as a routing trace: {error}")
 
 
@@ -233,6 +244,15 @@ def _column(columns: Mapping[str, Any], name: str, path: Path) -> NDArray[Any]:
         raise AnalysisError(f"{path}: no column {name!r}; found {', '.join(columns)}")
     found: NDArray[Any] = columns[name]
     return found
+
+
+def _in_range(values: NDArray[Any], count: int, name: str, path: Path) -> NDArray[np.int64]:
+    """`values` as whole numbers, 0 … count − 1: a larger one would be counted for another document."""
+    if len(values) and not 0 <= values.min() <= values.max() < count:
+        raise AnalysisError(
+            f"{path}: {name!r} must lie between 0 and {count - 1}; found {values.min()} to {values.max()}: {WAY_OUT}"
+        )
+    return values.astype(np.int64)
 
 
 def _beside(path: Path) -> Mapping[str, NDArray[Any]]:

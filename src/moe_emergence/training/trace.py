@@ -116,6 +116,24 @@ def probe_digest(probe: Probe) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)).hexdigest()
 
 
+def probe_columns(probe: Probe, rows: slice = slice(None)) -> dict[str, NDArray[Any]]:
+    """[tokens] `doc`, `pos`, `token_id` and `domain` of the probe set's rows, as a trace of it holds them."""
+    kept, _ = _kept_and_last(probe, rows)
+    place = np.broadcast_to(np.arange(kept.shape[1], dtype=np.int32), kept.shape)
+    return {
+        "doc": np.broadcast_to(probe.document[rows, None], kept.shape)[kept],
+        "pos": (probe.start[rows, None] + place)[kept],
+        "token_id": probe.tokens[rows][kept],
+        "domain": np.broadcast_to(probe.domain[rows, None].astype(np.uint8), kept.shape)[kept],
+    }
+
+
+def _kept_and_last(probe: Probe, rows: slice) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """[rows, size] which places are tokens, not padding; and which are a window's last."""
+    place, length = np.arange(probe.tokens.shape[1])[None], probe.length[rows, None]
+    return place < length, place == length - 1
+
+
 def _metadata(model: nn.Module, data: PreparedData, probe: Probe, step: int) -> dict[str, Any]:
     routers = routers_of(model)
     return {
@@ -138,15 +156,9 @@ class _Columns:
         self.columns: dict[str, list[NDArray[Any]]] = {}
 
     def add(self, rows: slice, losses: Tensor, routes: tuple[RouterOutput, ...]) -> None:
-        probe, size = self.probe, self.probe.tokens.shape[1]
-        length = probe.length[rows]
-        kept = np.arange(size)[None] < length[:, None]
-        place = np.broadcast_to(np.arange(size, dtype=np.int32), kept.shape)
-        last = place == length[:, None] - 1
-        self._put("doc", np.broadcast_to(probe.document[rows, None], kept.shape)[kept])
-        self._put("pos", (probe.start[rows, None] + place)[kept])
-        self._put("token_id", probe.tokens[rows][kept])
-        self._put("domain", np.broadcast_to(probe.domain[rows, None].astype(np.uint8), kept.shape)[kept])
+        kept, last = _kept_and_last(self.probe, rows)
+        for name, values in probe_columns(self.probe, rows).items():
+            self._put(name, values)
         self._put("loss", np.where(last, np.nan, losses.float().cpu().numpy())[kept].astype(np.float32))
         flat = kept.reshape(-1)
         for route in routes:

@@ -98,6 +98,14 @@ def change(suite: Suite, edit: Callable[[dict[str, Any], dict[str, Any]], None])
             lambda columns, facts: columns.update(doc=np.roll(columns["doc"].to_numpy(), 7)),
             "the rows of a document do not lie together",
         ),
+        (
+            lambda columns, facts: columns.update(e1_0=np.full(len(columns["doc"]), 9, dtype=np.uint8)),
+            r"'e1_…' must lie between 0 and 3; found \d to 9: put the run's own",
+        ),
+        (
+            lambda columns, facts: columns.update(domain=np.full(len(columns["doc"]), 2, dtype=np.uint8)),
+            "'domain' must lie between 0 and 1; found 2 to 2",
+        ),
     ],
 )
 def test_a_changed_trace_is_refused(suite: Suite, edit: Callable[[Any, Any], None], message: str) -> None:

@@ -35,11 +35,11 @@ from moe_emergence.analysis.causal.retention import RetentionRow, retention_rows
 from moe_emergence.analysis.causal.specificity import LEAST_DOCUMENTS, SpecificityRow, specificity_rows
 from moe_emergence.analysis.causal.transplant import Gates, TransplantRow, transplant_rows
 from moe_emergence.analysis.records import Run
+from moe_emergence.analysis.weights import model_at
 from moe_emergence.config import ASSIGNING_ROUTERS
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.errors import AnalysisError
 from moe_emergence.training.trace import step_of_trace
-from moe_emergence.training.trained import load_trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,8 @@ def causal_tables(
         seed: of the draws of `swap`.
 
     Raises:
-        AnalysisError: data of another run, weights without a step, unknown names, an ancestor that is missing.
+        AnalysisError: data of another run, weights without a step or of another model than that of the step's trace,
+            unknown names, an ancestor that is missing.
         ModelError: there is no model to load.
         StopAsked: a signal asked to stop; parts that are finished are kept.
     """
@@ -98,7 +99,7 @@ def causal_tables(
         return CausalTables()
     at = run.last_step if step is None else step
     name = "causal" if at == run.last_step else f"causal-step-{at:06d}"
-    subject = Subject(load_trained(run.folder if weights is None else weights)[0])
+    subject = Subject(model_at(run, at, weights))
     settings = Settings(
         interventions=tuple(interventions),
         parts=_possible_parts(parts, subject, measurable_documents(documents.domain, domains, LEAST_DOCUMENTS)),

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
@@ -19,11 +21,13 @@ from moe_emergence.analysis.causal.tables import CausalTables, causal_tables
 from moe_emergence.config import to_dict
 from moe_emergence.errors import AnalysisError
 from moe_emergence.interrupt import StopAsked, stop_requests
-from moe_emergence.models.base import load_base
+from moe_emergence.models.base import load_base, weights_digest
 from moe_emergence.models.upcycle import ancestor_state, upcycle
 from moe_emergence.training.checkpoint import save_checkpoint
 from moe_emergence.training.start import save_ancestor
 from moe_emergence.training.tensors import model_tensors, optimizer_tensors
+from moe_emergence.training.trace import METADATA
+from moe_emergence.training.trained import load_trained
 
 
 @pytest.fixture
@@ -147,6 +151,28 @@ def test_what_does_not_fit_is_refused(make_run, toy_data) -> None:
     with pytest.raises(AnalysisError, match=r"ancestor\.safetensors is missing"):
         causal_tables(run, toy_data)
     assert causal_tables(run, toy_data, parts=("knockout",), interventions=("zero",)).knockouts
+
+
+def test_weights_of_another_model_than_the_traces_are_refused(make_run, toy_data) -> None:
+    """As where another seed's checkpoint was copied into the run."""
+    run, parts = make_run(), ("regret",)
+    checkpoint = run.folder / "checkpoints" / "step-000005"
+
+    def record(digest: str, step: int) -> None:
+        table = pa.table({"doc": [0]}).replace_schema_metadata({METADATA: json.dumps({"model_digest": digest})})
+        pq.write_table(table, run.folder / "traces" / f"step-{step:06d}.parquet")
+
+    own = weights_digest(model_tensors(load_trained(checkpoint)[0]).items())
+    record(own, 5)
+    assert causal_tables(run, toy_data, parts=parts).regret
+    before = (run.folder / "analysis" / "causal.safetensors").read_bytes()
+    record("0" * 64, 5)
+    with pytest.raises(AnalysisError, match=rf"digest {own[:16]}, but the trace of step 5 was made with 0000"):
+        causal_tables(run, toy_data, parts=parts)
+    assert (run.folder / "analysis" / "causal.safetensors").read_bytes() == before
+    record("1" * 64, 3)
+    with pytest.raises(AnalysisError, match=rf"{checkpoint} holds .*the trace of step 3 was made with 1111"):
+        causal_tables(run, toy_data, weights=checkpoint, step=3, parts=parts)
 
 
 def test_without_experts_or_documents_there_is_nothing(make_run, toy_data) -> None:
