@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load_file
+from safetensors import safe_open
 
 from moe_emergence.analysis.fields import Fields
 from moe_emergence.analysis.layer_experts import LayerExperts, layer_experts
@@ -123,7 +123,7 @@ def read_trace(run: Run, step: int, *, wide: bool = False) -> Trace:
     document, index, first = _documents(columns, path)
     domain = _in_range(_column(columns, "domain", path), len(run.manifest.data.domains), "domain", path)
     layers = facts.wholes("layers")
-    beside = _beside(path) if layers and not wide else {}
+    beside = _beside(path, facts) if layers and not wide else {}
     return Trace(
         step=step,
         document=document,
@@ -255,12 +255,35 @@ def _in_range(values: NDArray[Any], count: int, name: str, path: Path) -> NDArra
     return values.astype(np.int64)
 
 
-def _beside(path: Path) -> Mapping[str, NDArray[Any]]:
+def read_neighbour(path: Path) -> Mapping[str, NDArray[Any]]:
+    """What lies beside the trace at `path`, by name.
+
+    Raises:
+        AnalysisError: one of them is missing or torn, or they are not of one trace.
+    """
+    return _beside(path, _facts(path, _schema(path)))
+
+
+def _beside(path: Path, facts: Fields) -> Mapping[str, NDArray[Any]]:
     neighbour = path.with_suffix(".safetensors")
     try:
-        return load_file(neighbour)
+        with safe_open(neighbour, framework="numpy") as file:
+            recorded = json.loads((file.metadata() or {}).get(METADATA.decode(), "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except Exception as error:  # safetensors raises its own kind, of no common base
         raise AnalysisError(f"{neighbour} cannot be read: {error}") from error
+    if recorded is not None:  # those of earlier versions say nothing, and cannot be told apart
+        _check_neighbour(Fields(recorded, str(neighbour)), facts, path)
+    return tensors
+
+
+def _check_neighbour(found: Fields, facts: Fields, path: Path) -> None:
+    for key, value in facts.values.items():
+        if found.any(key) != value:
+            raise AnalysisError(
+                f"{found.where}: {key!r} is {found.any(key)!r}, but {path.name} has {value!r}: put the trace's own "
+                "neighbour back, or train the run again"
+            )
 
 
 def _fresh(

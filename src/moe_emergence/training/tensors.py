@@ -122,10 +122,10 @@ def _check_form(path: Path, name: str, saved: Tensor, wanted: Tensor) -> None:
         raise CheckpointError(f"{path}: {name} is {saved.dtype}, the model's {wanted.dtype}")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Replace `path` by a safetensors file."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Replace `path` by a safetensors file, with `metadata` in its header."""
     with durable.replacing(path, sum(tensor.nbytes for tensor in tensors.values())) as temporary:
-        save_file(dict(tensors), temporary)
+        save_file(dict(tensors), temporary, None if metadata is None else dict(metadata))
 
 
 def listed(names: list[str]) -> str:

@@ -4,7 +4,8 @@ One Parquet row a probe token: `doc` (index of the document), `pos` (place in it
 (nats, of the *next* token; null at a window's last), then per MoE layer L and slot k `e{L}_{k}` (expert), `w{L}_{k}`
 (its weight), `h{L}` (entropy of the clean probabilities, nats) and `m{L}` (margin: the largest of them minus the second
 largest). Rows run document by document, in the probe set's order. `step-NNNNNN` is of the beginnings of documents, and
-has a neighbour in safetensors (see `neighbour`); `wide-NNNNNN`, at both ends of a run, is of the wide probe set alone.
+has a neighbour in safetensors (see `neighbour`) with the same metadata; `wide-NNNNNN`, at both ends of a run, is of the
+wide probe set alone.
 """
 
 import hashlib
@@ -101,11 +102,11 @@ def write_trace(
         return None
     durable.make_folder(folder)
     path = folder / f"{trace_name(step, wide=wide)}.parquet"
+    made = _metadata(model, data, probe, step) | {"model_digest": weights_digest(weights.items())} | dict(facts or {})
     beside = {} if neighbour is None else neighbour.tensors(model, weights)
     if beside:
-        write_tensors(path.with_suffix(".safetensors"), beside)
-    metadata = _metadata(model, data, probe, step) | {"model_digest": weights_digest(weights.items())}
-    _write_parquet(table.arrow(metadata | dict(facts or {})), path)
+        write_tensors(path.with_suffix(".safetensors"), beside, {METADATA.decode(): json.dumps(made)})
+    _write_parquet(table.arrow(made), path)
     return path
 
 

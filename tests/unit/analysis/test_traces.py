@@ -186,3 +186,18 @@ def test_traces_of_another_run_of_the_suite_are_refused_and_nothing_is_overwritt
     with pytest.raises(AnalysisError, match=r"'arm' is 'dense', but the run's is 'two'"):
         read_trace(suite.runs[1], 4)
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_the_neighbour_of_another_trace_is_refused(suite: Suite) -> None:
+    folder = suite.runs[1].folder / "traces"
+    ours, theirs = folder / "step-000004.safetensors", folder / "step-000000.safetensors"
+    ours.write_bytes(theirs.read_bytes())
+    with pytest.raises(AnalysisError, match=r"4\.safetensors: 'step' is 0, but step-000004\.parquet has 4: put the"):
+        read_trace(suite.runs[1], 4)
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_a_neighbour_that_says_nothing_is_read(suite: Suite) -> None:
+    path = suite.runs[1].folder / "traces/step-000004.safetensors"
+    save_file(load_file(path), path)
+    assert read_trace(suite.runs[1], 4).layers[0].fresh is not None

@@ -314,7 +314,7 @@ def write_trace(folder: Path, suite: PlantedSuite, arm: PlantedArm, seed: int, s
     table = pa.table(columns).replace_schema_metadata({METADATA: json.dumps(facts)})
     pq.write_table(table, folder / f"{trace_name(step)}.parquet")
     if beside:
-        save_file(beside, folder / f"{trace_name(step)}.safetensors")
+        save_file(beside, folder / f"{trace_name(step)}.safetensors", {METADATA.decode(): json.dumps(facts)})
 
 
 def planted_experts(experts: int, step: int, last: int) -> dict[str, np.ndarray]:

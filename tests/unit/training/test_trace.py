@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.numpy import load_file
 from transformers import GPT2LMHeadModel
 
@@ -111,6 +112,16 @@ def test_metadata_says_what_was_traced(make_moe: MakeMoE, toy_data: PreparedData
         "num_experts": 4,
         "top_k": 2,
     }
+
+
+def test_the_neighbour_says_what_it_is_of_as_the_trace_does(
+    make_moe: MakeMoE, toy_data: PreparedData, tmp_path: Path
+) -> None:
+    table, _ = written(make_moe(), toy_data, tmp_path, facts={"arm": "moe", "seed": 7})
+    with safe_open(tmp_path / "step-000003.safetensors", framework="numpy") as file:
+        found = json.loads(file.metadata()[METADATA.decode()])
+    assert found == json.loads(table.schema.metadata[METADATA])
+    assert (found["arm"], found["seed"], found["step"]) == ("moe", 7, 3)
 
 
 def test_digests_follow_weights_and_probe(make_moe: MakeMoE, toy_data: PreparedData) -> None:

@@ -5,9 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
-
 from moe_emergence.analysis.causal.effects import (
     DoseRow,
     KnockoutRow,
@@ -35,11 +32,12 @@ from moe_emergence.analysis.causal.retention import RetentionRow, retention_rows
 from moe_emergence.analysis.causal.specificity import LEAST_DOCUMENTS, SpecificityRow, specificity_rows
 from moe_emergence.analysis.causal.transplant import Gates, TransplantRow, transplant_rows
 from moe_emergence.analysis.records import Run
+from moe_emergence.analysis.traces import read_neighbour, trace_steps
 from moe_emergence.analysis.weights import model_at
 from moe_emergence.config import ASSIGNING_ROUTERS
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.errors import AnalysisError
-from moe_emergence.training.trace import step_of_trace
+from moe_emergence.training.trace import trace_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,18 +120,15 @@ def trace_gates(run: Run, *, before: int) -> dict[int, Gates]:
     """Step to the gates that a trace recorded, for every step before `before`; none of traces that hold no gates.
 
     Raises:
-        AnalysisError: a file cannot be read.
+        AnalysisError: a file cannot be read, or the neighbour of a trace is that of another.
     """
     found: dict[int, Gates] = {}
-    for path in sorted((run.folder / "traces").glob("step-*.safetensors")):
-        if 0 <= step_of_trace(path) < before:
-            try:
-                tensors = load_file(path)
-            except (OSError, SafetensorError) as error:
-                raise AnalysisError(f"{path} cannot be read: {error}") from error
+    for step in trace_steps(run):
+        if step < before:
+            tensors = read_neighbour(run.folder / "traces" / f"{trace_name(step)}.parquet")
             gates = {layer: tensors[f"gate.{layer}"] for layer in run.manifest.moe_layers if f"gate.{layer}" in tensors}
             if gates:
-                found[step_of_trace(path)] = gates
+                found[step] = gates
     return found
 
 

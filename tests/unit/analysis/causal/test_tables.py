@@ -30,6 +30,11 @@ from moe_emergence.training.trace import METADATA
 from moe_emergence.training.trained import load_trained
 
 
+def write_facts(trace: Path, facts: dict[str, Any]) -> None:
+    """A trace that says what it is of, and no more."""
+    pq.write_table(pa.table({"doc": [0]}).replace_schema_metadata({METADATA: json.dumps(facts)}), trace)
+
+
 @pytest.fixture
 def make_run(toy_config, toy_data, tmp_path) -> Callable[..., Any]:
     """A run of 5 steps that ended in a randomly changed model."""
@@ -56,6 +61,8 @@ def make_run(toy_config, toy_data, tmp_path) -> Callable[..., Any]:
         save_file({"gate.1": gate}, folder / "traces" / "step-000000.safetensors")
         save_file({"gate.1": gate}, folder / "traces" / "step-000005.safetensors")
         save_file({"mean_probabilities.1": gate}, folder / "traces" / "step-000002.safetensors")
+        for step in (0, 2, 5):
+            write_facts(folder / "traces" / f"step-{step:06d}.parquet", {"step": step})
         manifest = SimpleNamespace(data=SimpleNamespace(digest=toy_data.digest), moe_layers=(1,))
         return SimpleNamespace(arm="moe", seed=1, folder=folder, last_step=5, manifest=manifest)
 
@@ -159,8 +166,7 @@ def test_weights_of_another_model_than_the_traces_are_refused(make_run, toy_data
     checkpoint = run.folder / "checkpoints" / "step-000005"
 
     def record(digest: str, step: int) -> None:
-        table = pa.table({"doc": [0]}).replace_schema_metadata({METADATA: json.dumps({"model_digest": digest})})
-        pq.write_table(table, run.folder / "traces" / f"step-{step:06d}.parquet")
+        write_facts(run.folder / "traces" / f"step-{step:06d}.parquet", {"model_digest": digest})
 
     own = weights_digest(model_tensors(load_trained(checkpoint)[0]).items())
     record(own, 5)
@@ -173,6 +179,14 @@ def test_weights_of_another_model_than_the_traces_are_refused(make_run, toy_data
     record("1" * 64, 3)
     with pytest.raises(AnalysisError, match=rf"{checkpoint} holds .*the trace of step 3 was made with 1111"):
         causal_tables(run, toy_data, weights=checkpoint, step=3, parts=parts)
+
+
+def test_gates_of_another_run_are_not_transplanted(make_run, toy_data) -> None:
+    run = make_run()
+    neighbour = run.folder / "traces" / "step-000000.safetensors"
+    save_file(load_file(neighbour), neighbour, {METADATA.decode(): json.dumps({"step": 7})})
+    with pytest.raises(AnalysisError, match=r"step-000000\.safetensors: 'step' is 7, but step-000000\.parquet has 0"):
+        causal_tables(run, toy_data, parts=("transplant",))
 
 
 def test_without_experts_or_documents_there_is_nothing(make_run, toy_data) -> None:
