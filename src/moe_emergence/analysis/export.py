@@ -21,12 +21,12 @@ _FORMAT = 1
 _SUMMARISED = ("verdicts", "information_changes", "information_differences", "loss_differences")
 
 
-def write_analysis(suite: Suite, tables: Tables, *, inputs: str = "") -> Path:
+def write_analysis(suite: Suite, tables: Tables, *, inputs: str = "", weights: Mapping[str, str] | None = None) -> Path:
     """`analysis/<table>.parquet` in the suite's folder for every table that has rows, and `analysis/summary.json`.
 
     The summary holds what the tables were made from (digests, versions), the verdicts and differences between arms, and
-    each table's schema: its columns with their types, and what a row is. `inputs` is the digest that tells whether they
-    are still current (`analysis.stored`).
+    each table's schema: its columns with their types, and what a row is. `inputs` is the digest and `weights` the
+    fingerprints that tell whether they are still current (`analysis.stored`).
 
     Raises:
         AnalysisError: the folder cannot be written.
@@ -55,6 +55,7 @@ def write_analysis(suite: Suite, tables: Tables, *, inputs: str = "") -> Path:
         "suite": suite.name,
         "command": suite.command,
         "inputs": inputs,
+        "weights": dict(weights or {}),
         "made_from": _origin(suite),
     }
     results = {name: arrow_table(getattr(tables, name)).to_pylist() for name in _SUMMARISED}

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from moe_emergence.analysis.export import FOLDER, SUMMARY, write_analysis
+from moe_emergence.analysis.fingerprints import are_current, fingerprints
 from moe_emergence.analysis.measures import Progress, silent
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables, make_tables
@@ -31,16 +32,17 @@ def analysed(suite: Suite, progress: Progress = silent) -> Tables:
     tables = read_analysis(suite)
     if tables is None:
         tables = make_tables(suite, progress)
-        write_analysis(suite, tables, inputs=inputs_digest(suite))
+        write_analysis(suite, tables, inputs=inputs_digest(suite), weights=fingerprints(suite))
     return tables
 
 
 def read_analysis(suite: Suite) -> Tables | None:
-    """What `write_analysis` wrote; None where it is missing, torn, or made from other records or by other code."""
+    """What `write_analysis` wrote; None where it is missing, torn, or made from other records or weights, or by other
+    code."""
     folder = suite.folder / FOLDER
     try:
         summary = json.loads((folder / SUMMARY).read_text("utf-8"))
-        if summary["inputs"] != inputs_digest(suite):
+        if summary["inputs"] != inputs_digest(suite) or not are_current(summary["weights"], suite):
             return None
         files = {name: table["file"] for name, table in summary["tables"].items()}
         return Tables(
@@ -49,7 +51,7 @@ def read_analysis(suite: Suite) -> Tables | None:
                 for field in dataclasses.fields(Tables)
             }
         )
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
 
 

@@ -1,12 +1,17 @@
 """Tables read again from disk: the same values, and never stale ones."""
 
 import dataclasses
+import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from synthetic_suite import quickstart_like, write_suite
 
 from moe_emergence.analysis import stored
+from moe_emergence.analysis.fingerprints import fingerprint
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import Suite
 
@@ -51,6 +56,44 @@ def test_a_trace_more_or_a_run_less_makes_tables_stale(suite: Suite) -> None:
     assert stored.read_analysis(dataclasses.replace(suite, runs=suite.runs[:-1])) is None
     (suite.runs[1].folder / "traces" / "step-000009.parquet").write_bytes(b"")
     assert stored.read_analysis(suite) is None
+
+
+@pytest.fixture
+def weights(suite: Suite) -> list[Path]:
+    """A model of 2 MB in a checkpoint and one in a snapshot, what experts came from, and a kept result."""
+    run = suite.runs[1].folder
+    names = ["checkpoints/step-000004/model", "snapshots/step-000000/model", "ancestor", "analysis/causal"]
+    files = [run / f"{name}.safetensors" for name in names]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_file({"gate": np.ones(8, np.float32), "big": np.ones(1 << 19, np.float32)}, file)
+    return files
+
+
+def test_tables_of_other_weights_or_kept_results_are_not_taken(suite: Suite, weights: list[Path]) -> None:
+    stored.analysed(suite)
+    for file in weights:
+        content, tensors = file.read_bytes(), load_file(file)
+        save_file(tensors | {"gate": 2 * tensors["gate"]}, file)
+        assert file.stat().st_size == len(content)
+        assert stored.read_analysis(suite) is None
+        file.write_bytes(content)
+        os.utime(file, (0, 0))  # as in a copied suite
+        assert stored.read_analysis(suite) is not None
+    later = weights[0].parent.with_name("step-000005")
+    shutil.copytree(weights[0].parent, later)
+    assert stored.read_analysis(suite) is None
+    shutil.rmtree(later.parent)  # deleted to save room: what was made from it stays
+    assert stored.read_analysis(suite) is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"torn", b"\xff" * (1 << 21), b"\x02" + bytes(7) + b"[]" + bytes(1 << 21)])
+def test_what_is_no_file_of_weights_has_a_fingerprint_too(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(content)
+    before = fingerprint(file)
+    file.write_bytes(b"x" + content[1:])
+    assert fingerprint(file) != before
 
 
 @pytest.mark.parametrize("damage", ["summary.json", "information.parquet"])
