@@ -70,8 +70,11 @@ def read_given(folders: Sequence[Path], out: Path | None = None) -> Suite:
 
     Raises:
         AnalysisError: a folder is neither, a suite is given among others, several runs come without `out`, two are of
-            the same arm and seed, or what `read_suite` refuses.
+            the same arm and seed, `out` is a suite's folder and these are not all of its runs, or what `read_suite`
+            refuses.
     """
+    if out is not None:
+        _refuse_others_in_place_of_a_suite(folders, out)
     if len(folders) == 1 and (folders[0] / SUITE).exists():
         suite = read_suite(folders[0])
         return suite if out is None else dataclasses.replace(suite, folder=out)
@@ -86,6 +89,20 @@ def read_given(folders: Sequence[Path], out: Path | None = None) -> Suite:
     if len(folders) > 1 and out is None:
         raise AnalysisError(f"{len(folders)} runs given: say with --out where their common results are to go")
     return _runs_as_suite(folders, out or folders[0])
+
+
+def _refuse_others_in_place_of_a_suite(folders: Sequence[Path], out: Path) -> None:
+    """Results of other runs, or of some, must not take the place of those of a suite."""
+    if not (out / SUITE).exists() or {folder.resolve() for folder in folders} == {out.resolve()}:
+        return
+    suite = read_json(out / SUITE)
+    arms = [_arm(fields).name for fields in suite.groups("arms")]
+    own = {(out / arm / f"seed-{seed}").resolve() for arm in arms for seed in suite.wholes("seeds")}
+    if own != {folder.resolve() for folder in folders}:
+        raise AnalysisError(
+            f"--out {out} is a suite of {len(own)} runs, and {', '.join(map(str, folders))} are not these: their "
+            "results would take the place of the suite's; give another folder to --out"
+        )
 
 
 def _runs_as_suite(folders: Sequence[Path], out: Path) -> Suite:

@@ -89,7 +89,7 @@ class Command:
         try:
             given = vars(self.parser.parse_args(rest, defaults=False).as_flat())
         except (ArgumentError, ValueError) as error:
-            raise ConfigError(self._worded(str(error))) from None
+            raise ConfigError(self._worded(str(error), rest)) from None
         options = vars(self.parser.get_defaults().as_flat()) | given
         fields = {name: given[name] for name in self._fields if name in given}
         return Arguments({name: options[name] for name in options if name not in self._fields}, nulls | fields)
@@ -128,13 +128,26 @@ class Command:
                 hint = f"Did you mean {near}?" if near else f"See {self.name} --help."
                 raise ConfigError(f"there is no option {option}. {hint}")
 
-    def _worded(self, error: str) -> str:
+    def _worded(self, error: str, arguments: Sequence[str] = ()) -> str:
         """jsonargparse's message in one line; in plain words where it is about a value's type."""
         key, values = _KEY.search(error), _VALUE.findall(error)
         if key is None or not values or key[1] not in self._labels:
-            return " ".join(error.split()).replace("unrecognized arguments:", "there is no place for")
+            line, _, stray = " ".join(error.split()).partition("unrecognized arguments: ")
+            return self._no_place(stray, arguments) if stray else line
         label, annotation = self._labels[key[1]]
         return f"{label} must be {type_in_words(annotation)}; got {values[-1]!r}"
+
+    def _no_place(self, stray: str, arguments: Sequence[str]) -> str:
+        """What to do with a value that no option precedes: it may be that of one that takes text and was not given."""
+        given = {argument.partition("=")[0] for argument in arguments}
+        texts = [
+            label
+            for label, annotation in self._labels.values()
+            if label[:2] == "--" and label not in given and str in (annotation, *typing.get_args(annotation))
+        ]
+        ways = " or ".join(f"{label} {stray}" for label in texts) if " " not in stray and stray[:1] != "-" else ""
+        hint = f"Did you mean {ways}?" if ways else f"See {self.name} --help."
+        return f"there is no place for {stray}. {hint}"
 
 
 def nearest(given: str, known: Iterable[str]) -> str | None:

@@ -58,11 +58,11 @@ def run(arguments: Sequence[str]) -> None:
     """Train the suite, or print what it would cost."""
     given = command().parse(arguments)
     suite = suite_named(given["suite"]).override(changes(given))
+    order = order_of(suite, given, shlex.join(["moe-emergence", "suite", *arguments]))
     if given["dry_run"]:
         _print_costs(suite)
-        return
-    order = order_of(suite, given, shlex.join(["moe-emergence", "suite", *arguments]))
-    complete(order)
+    else:
+        complete(order)
 
 
 def changes(given: Arguments) -> dict[str, Any]:

@@ -3,18 +3,19 @@
 import json
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
-from moe_emergence.config import RunConfig, from_dict, to_dict
+from moe_emergence.config import DataConfig, RunConfig, from_dict, to_dict
 from moe_emergence.data.blocks import load_prepared, prepared_folder
 from moe_emergence.data.corpora import load_corpus
-from moe_emergence.errors import ConfigError, Interrupted, RunDirectoryError, TrainingError
+from moe_emergence.errors import ConfigError, DataError, Interrupted, RunDirectoryError, TrainingError
 from moe_emergence.experiments.suites import Suite
 from moe_emergence.interrupt import SIGNALS, ignored_interrupts, stop_requests
 from moe_emergence.models.base import load_tokenizer
@@ -61,8 +62,7 @@ def run_suite(
             f"--workers {workers} starts processes of its own, and {engine.world_size} were launched already: give one "
             "of them alone"
         )
-    engine.on_main(lambda: _claim(suite, folder, configs, command, allow_inexact))
-    data = engine.on_main(lambda: _prepare(configs, folder / "data", console))
+    data = engine.on_main(lambda: _begin(suite, folder, configs, console, command, allow_inexact))
     if workers <= 1:
         return _one_after_another(configs, folder, data, console, engine, allow_inexact)
     return _side_by_side(configs, folder, data, workers, console, allow_inexact)
@@ -106,8 +106,38 @@ def _run_folder(folder: Path, config: RunConfig) -> Path:
     return folder / config.name / f"seed-{config.seed}"
 
 
-def _claim(suite: Suite, folder: Path, configs: Sequence[RunConfig], command: str, allow_inexact: bool) -> None:
-    """Refuse a folder that other runs live in, before anything is trained; then write down what the suite is."""
+def _begin(
+    suite: Suite, folder: Path, configs: Sequence[RunConfig], console: RunConsole, command: str, allow_inexact: bool
+) -> Path:
+    """Claim the folder and prepare the one corpus that all runs read; a corpus that is refused leaves nothing behind.
+
+    Returns:
+        The folder of the prepared corpus.
+    """
+    base, data = _shared(configs)
+    held = _refuse_taken(suite, folder, configs, allow_inexact)
+    corpus, tokenizer = load_corpus(data.corpus), load_tokenizer(base)
+    _claim(suite, folder, configs, command, held)
+    console.note(f"data: packing {data.corpus}")
+    try:
+        return prepared_folder(corpus, tokenizer, data, folder / "data")
+    except DataError:
+        if not held:
+            (folder / SUITE).unlink()
+            with suppress(OSError):  # something else is in it
+                folder.rmdir()
+        raise
+
+
+def _shared(configs: Sequence[RunConfig]) -> tuple[str, DataConfig]:
+    wanted = {(config.base, config.data) for config in configs}
+    if len(wanted) != 1:
+        raise ConfigError("the arms of a suite must share one base and one data configuration")
+    return wanted.pop()
+
+
+def _refuse_taken(suite: Suite, folder: Path, configs: Sequence[RunConfig], allow_inexact: bool) -> dict[str, Any]:
+    """Refuse a folder that other runs live in; returns what its `suite.json` says, nothing where there is none."""
     if is_used(folder) and not (folder / SUITE).exists():
         raise RunDirectoryError(f"{folder} is not empty and holds no suite: choose another folder with --out")
     held = _held(folder / SUITE)
@@ -120,6 +150,11 @@ def _claim(suite: Suite, folder: Path, configs: Sequence[RunConfig], command: st
             changes = held_run.changes_to(config)
             if changes and not allow_inexact:
                 refuse_changes(held_run, changes)
+    return held
+
+
+def _claim(suite: Suite, folder: Path, configs: Sequence[RunConfig], command: str, held: Mapping[str, Any]) -> None:
+    """Write down what the suite is; `held` is what was written there before."""
     seeds = {config.seed for config in configs} | set(held.get("seeds", ()))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,16 +192,6 @@ def describe(suite: Suite, seeds: Sequence[int], command: str) -> dict[str, Any]
             for arm in suite.arms
         ],
     }
-
-
-def _prepare(configs: Sequence[RunConfig], cache: Path, console: RunConsole) -> Path:
-    """The folder of the one prepared corpus that all runs read."""
-    wanted = {(config.base, config.data) for config in configs}
-    if len(wanted) != 1:
-        raise ConfigError("the arms of a suite must share one base and one data configuration")
-    ((base, data),) = wanted
-    console.note(f"data: reading and packing {data.corpus}")
-    return prepared_folder(load_corpus(data.corpus), load_tokenizer(base), data, cache)
 
 
 def _side_by_side(

@@ -209,6 +209,23 @@ def test_what_cannot_be_read_together_is_refused(folder: Path, tmp_path: Path) -
         read_given([tmp_path])
 
 
+def test_other_runs_do_not_take_the_place_of_a_suite_s_results(folder: Path, tmp_path: Path) -> None:
+    arms = ("moe_blocks", "dense", "moe", "no_lb", "top2")
+    runs = [folder / arm / "seed-42" for arm in arms]
+    message = (
+        rf"--out {folder} is a suite of 5 runs, and {runs[1]}, {runs[2]} are not these: .* another folder to --out"
+    )
+    with pytest.raises(AnalysisError, match=message):
+        read_given(runs[1:3], folder)
+    with pytest.raises(AnalysisError, match="is a suite of 5 runs"):
+        read_given(runs[:1], folder)
+    other = write_suite(tmp_path / "other", quickstart_like(steps=6, looks=LOOKS))
+    with pytest.raises(AnalysisError, match=f"{other} are not these"):
+        read_given([other], folder)
+    assert read_given([folder], folder).folder == folder
+    assert len(read_given(runs, folder).runs) == 5
+
+
 def unfinished(folder: Path, kept: int, torn: str = "") -> None:
     """The first `kept` lines of moe's metrics and the beginning of another; its last trace is gone."""
     run = folder / "moe/seed-42"

@@ -89,7 +89,9 @@ def test_values_are_typed(command: Command, written: list[str], name: str, value
         (["--moe.layers", "a,b"], "moe.layers must be a list of whole numbers, or null; got \"['a', 'b']\""),
         (["--moe", "some"], "--moe takes null alone, for none; its fields have names of their own, as --moe.top_k"),
         (["--training.steps"], "argument --training.steps: expected one argument"),
-        (["stray"], "there is no place for stray"),
+        (["stray"], "there is no place for stray. Did you mean --out stray?"),
+        (["stray", "--out", "x"], "there is no place for stray. See moe-emergence make --help."),
+        (["two", "words"], "there is no place for two words. See moe-emergence make --help."),
     ],
 )
 def test_a_mistake_is_one_line_with_the_way_out(command: Command, written: list[str], message: str) -> None:

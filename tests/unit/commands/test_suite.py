@@ -121,6 +121,9 @@ def test_fields_apply_to_every_arm(calls: list[dict[str, Any]]) -> None:
         (["suite", "quickstart", "--moe.top_k", "9"], "moe.top_k must lie between 1 and moe.num_experts (8); got 9"),
         (["suite", "quickstart", "--moe.top_k", "2"], "suite quickstart: arm top2 is the same as its baseline moe"),
         (["quickstart", "--seeds", "0"], "--seeds must be at least 1; got 0"),
+        (["suite", "balancing", "--dry-run", "--seeds", "-1"], "--seeds must be at least 1; got -1"),
+        (["suite", "gpt2", "--seeds", "0", "--dry-run"], "--seeds must be at least 1; got 0"),
+        (["upcycle", "nope", "--out", "u"], "there is no place for nope. Did you mean --base nope?"),
         (["quickstart", "--workers", "0"], "--workers must be at least 1; got 0"),
         (["suite"], "the following arguments are required: suite"),
         (

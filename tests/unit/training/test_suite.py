@@ -10,7 +10,7 @@ import pytest
 
 from moe_emergence.config import MoEConfig, RunConfig
 from moe_emergence.data.corpora import Corpus, load_corpus
-from moe_emergence.errors import ConfigError, Interrupted, RunDirectoryError
+from moe_emergence.errors import ConfigError, DataError, Interrupted, RunDirectoryError
 from moe_emergence.experiments.suites import Arm, Suite
 from moe_emergence.tracking.console import RunConsole
 from moe_emergence.training import loop, suite
@@ -209,6 +209,15 @@ def test_what_cannot_be_trained_is_refused_at_once(
     assert type(refusal.value).__module__ == "moe_emergence.errors"
     monkeypatch.undo()
     assert [summary.reason for summary in call(two_arms, tmp_path / "pair")] == ["finished"] * 2
+
+
+@pytest.mark.parametrize("changes", [{"data.corpus": "/no/such/corpus"}, {"data.probe_tokens": 2}])
+def test_a_corpus_that_is_refused_leaves_nothing_behind(
+    two_arms: Suite, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(DataError):
+        call(two_arms.override(changes), tmp_path / "pair")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_arms_of_different_data_are_refused(two_arms: Suite, tmp_path: Path) -> None:
