@@ -45,8 +45,8 @@ def _refuse_missing(run: Run, *, wide: bool) -> None:
     missing = [f"{name}.parquet" for name in names if not (folder / f"{name}.parquet").exists()]
     if missing:
         raise AnalysisError(
-            f"{folder} lacks {', '.join(missing)}, which the run recorded by its {run.reason!r} end at step "
-            f"{run.last_step}: put {'it' if len(missing) == 1 else 'them'} back, or train the run again"
+            f"{folder} lacks {', '.join(missing)}, which the run recorded before it ended at step {run.last_step}: put "
+            f"{'it' if len(missing) == 1 else 'them'} back, or train the run again"
         )
 
 
