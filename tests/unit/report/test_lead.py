@@ -117,8 +117,13 @@ def test_over_seeds_ranges_are_given(small: Small) -> None:
     )
     tables = replace(planted_tables(suite, {("moe", 42, 3): 0.084}), token_split=rows)
     specialise, cost, topic = said(suite, tables)
-    assert "learned specialisation in layer 3 in 1 of 2 seeds" in specialise
-    assert "4.0 to 8.4 % (intervals within 3.4 to 9.0 %) in layer 3 over 2 seeds" in specialise
+    assert (
+        "learned specialisation in layer 3; no evidence of learned specialisation in layer 2 on average over 2 seeds: "
+        in (specialise)
+    )
+    assert "6.2 % [5.6, 6.8] in layer 3 (0.098 bits; single seeds 4.0 to 8.4 %) of all there is to know" in specialise
+    assert "states, 2 at a time averaged, reach 3.0 to 5.5 % and documents" in specialise
+    assert "0.20 % (largest p 0.005, adjusted for layers and arms)" in specialise
     assert "single seeds" in cost
     assert "tells 0.800 to 0.900 (intervals within 0.750 to 0.950, 2 seeds) bits of its expert" in topic
 
@@ -165,7 +170,7 @@ def test_what_a_suite_cannot_tell_is_said_not_to_be_known(small: Small, arms: tu
 
 
 def test_one_domain_cannot_be_told_from_another(suite: Suite) -> None:
-    tables = replace(planted_tables(suite), verdicts=(), information=())
+    tables = replace(planted_tables(suite), arm_verdicts=(), verdicts=(), information=())
     assert said(suite, tables)[0] == (
         "Whether experts specialise is not known: it takes two domains, each with two held-out documents or more."
     )
