@@ -101,8 +101,8 @@ def _strongest(tables: Tables, arm: str) -> list[InformationRow]:
 
 
 def _information(rows: Sequence[ArmVerdictRow]) -> str:
-    """Of the layer that tells most."""
-    top = strongest(rows)
+    """Of the layer that tells most, among those that are shown to have learned where there are any."""
+    top = strongest([row for row in rows if is_learned(row)] or rows)
     fresh = fresh_range(top)
     gates = f"{untrained(rows)} reach {percent_range(*fresh)} and " if fresh else ""
     permuted = f"documents with permuted domains {'' if fresh else 'reach '}{percent_range(*null_range(top))}"

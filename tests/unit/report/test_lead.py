@@ -109,6 +109,20 @@ def test_a_cost_within_the_margin_is_said_to_be(suite: Suite) -> None:
     assert "; not shown to be within the ±0.01 nats" in other
 
 
+def test_the_numbers_are_of_a_layer_that_learned(suite: Suite) -> None:
+    """A layer whose hidden states give the domain away tells more, and says nothing of what was learned."""
+    tables = planted_tables(suite, {("moe", 42, 2): 0.084})
+    high = tuple(
+        replace(row, corrected=0.3, corrected_share=0.19) if row.layer == 3 else row for row in tables.arm_verdicts
+    )
+    specialise = said(suite, replace(tables, arm_verdicts=high))[0]
+    assert (
+        "learned specialisation in layer 2; no evidence of learned specialisation in layer 3: a token's" in specialise
+    )
+    assert "8.4 % [7.8, 9.0] in layer 2 (0.133 bits)" in specialise
+    assert "(largest p 0.005, adjusted for layers and arms)" in specialise
+
+
 def test_over_seeds_ranges_are_given(small: Small) -> None:
     suite = small(1, 2, seeds=(42, 43))
     rows = (
