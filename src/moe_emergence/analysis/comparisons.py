@@ -58,7 +58,8 @@ class InformationDifferenceRow:
     `LossDifferenceRow`. A change since the start has the arm itself as `against`, at step 0.
 
     Attributes:
-        share, low_share, high_share: difference and interval ÷ H(D).
+        share, low_share, high_share: difference and interval ÷ H(D); seed_low_share, seed_high_share: seed_low and
+            seed_high ÷ H(D).
         p_holm: over the layers of the same two arms.
     """
 
@@ -77,6 +78,8 @@ class InformationDifferenceRow:
     high_share: float
     seed_low: float
     seed_high: float
+    seed_low_share: float
+    seed_high_share: float
     p: float
     p_holm: float
 
@@ -315,6 +318,8 @@ def _differences(
             high_share=high / maximum,
             seed_low=min(of_seeds),
             seed_high=max(of_seeds),
+            seed_low_share=min(of_seeds) / maximum,
+            seed_high_share=max(of_seeds) / maximum,
             p=difference.p,
             p_holm=p_holm,
         )

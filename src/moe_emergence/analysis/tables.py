@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_emergence.analysis.arm_verdicts import ArmVerdictRow, arm_verdict_rows
 from moe_emergence.analysis.balance import RoutingRow, first_choice_rows, routing_rows
 from moe_emergence.analysis.causal.effects import DoseRow, KnockoutRow
 from moe_emergence.analysis.causal.regret import RegretRow
@@ -78,6 +79,7 @@ from moe_emergence.data.blocks import PreparedData, load_prepared
 class Tables:
     """Every table that the report quotes or draws; the fields' names are those of the CSV files."""
 
+    arm_verdicts: tuple[ArmVerdictRow, ...]
     verdicts: tuple[VerdictRow, ...]
     information: tuple[InformationRow, ...]
     information_changes: tuple[InformationDifferenceRow, ...]
@@ -142,6 +144,7 @@ def make_tables(suite: Suite, progress: Progress = silent) -> Tables:
     measures = _measured(suite, data, progress) if data is not None else {}
     information = information_rows(suite)
     return Tables(
+        arm_verdicts=arm_verdict_rows(suite, information, last),
         verdicts=verdict_rows(suite, information),
         information=information,
         information_changes=information_change_rows(suite, last),

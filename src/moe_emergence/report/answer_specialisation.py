@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+from moe_emergence.analysis.arm_verdicts import ArmVerdictRow
 from moe_emergence.analysis.comparisons import InformationDifferenceRow
-from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, InformationRow
+from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.analysis.token_rows import ClassInformationRow
 from moe_emergence.report.numbers import (
@@ -12,19 +13,21 @@ from moe_emergence.report.numbers import (
     interval,
     listed,
     loss,
+    p_value,
     percent_range,
     plural,
-    points_interval,
     span,
 )
 from moe_emergence.report.verdicts import (
     arms_of,
     at_the_end,
     corrected_share,
-    final_information,
     fresh_range,
+    largest_p,
     null_range,
+    points_over_seeds,
     share_with_interval,
+    single_runs,
     verdict_phrase,
 )
 
@@ -38,14 +41,15 @@ _EXAMPLES = {
 
 def specialisation_sentences(tables: Tables) -> Iterator[str]:
     """The verdict on the first arm with experts with its numbers; then the others, differences, and token classes."""
-    arms = arms_of(tables.verdicts)
+    arms = arms_of(tables.arm_verdicts)
     if not arms:
         if tables.routing:
             yield "Not measured: it takes two domains, each with two held-out documents or more."
         return
     first, *others = arms
-    verdict = verdict_phrase([row for row in tables.verdicts if row.arm == first])
-    yield f"{first}: {verdict}. {_numbers(final_information(tables, first))}"
+    yield f"{first}: {verdict_phrase(_of_arm(tables, first))}. {_numbers(_of_arm(tables, first))}"
+    if runs := single_runs(tables):
+        yield runs
     if tables.information_changes:
         yield _change_sentence(tables.information_changes)
     for against in dict.fromkeys(row.against for row in tables.information_differences):
@@ -55,50 +59,62 @@ def specialisation_sentences(tables: Tables) -> Iterator[str]:
     yield from _classes(tables, first)
 
 
+def _of_arm(tables: Tables, arm: str) -> list[ArmVerdictRow]:
+    return [row for row in tables.arm_verdicts if row.arm == arm]
+
+
 def _short_sentence(tables: Tables, arm: str) -> str:
     """One arm's verdicts with the most that one of its layers shows."""
-    verdict = verdict_phrase([row for row in tables.verdicts if row.arm == arm])
-    return f"{arm}: {verdict} ({_strongest(final_information(tables, arm))})."
+    rows = _of_arm(tables, arm)
+    top = strongest(rows)
+    most = f"{'up to ' if len(rows) > 1 else ''}{share_with_interval(top)}, in layer {top.layer}"
+    return f"{arm}: {verdict_phrase(rows)} ({most}{_single_seeds(top, '; ')})."
 
 
-def _numbers(rows: Sequence[InformationRow]) -> str:
-    """What each layer of one arm shows over its seeds, and what both nulls reach."""
-    layers = [[row for row in rows if row.layer == layer] for layer in sorted({row.layer for row in rows})]
-    told = listed([layer_information(mine) for mine in layers])
-    fresh = [found for mine in layers if (found := _fresh(mine))]
-    gates = f"untrained gates on the same hidden states reach {listed(fresh)}" if fresh else ""
-    permuted = f"documents with permuted domains {union_of([null_range(row) for row in rows])}"
-    nulls = f"{gates}, {permuted}" if gates else f"{permuted} are reached by chance"
+def strongest(rows: Sequence[ArmVerdictRow]) -> ArmVerdictRow:
+    """The layer that tells most of the domain."""
+    return max(rows, key=corrected_share)
+
+
+def _numbers(rows: Sequence[ArmVerdictRow]) -> str:
+    """What each layer of one arm shows, and what both nulls reach."""
+    told = listed([layer_information(row) for row in rows])
+    fresh = listed([f"{percent_range(*ends)} in layer {row.layer}" for row in rows if (ends := fresh_range(row))])
+    permuted = union_of([null_range(row) for row in rows])
     whole = f"all there is to know of its domain (H(D) = {loss(rows[0].maximum)} bits)"
-    return f"A token's expert tells {told} of {whole}; {nulls}."
+    return (
+        f"A token's expert tells {told} of {whole}; {untrained(rows)} reach {fresh}, documents with permuted domains "
+        f"{permuted}. {_largest(rows)}."
+    )
 
 
-def layer_information(rows: Sequence[InformationRow]) -> str:
-    """`8.4 % [7.8, 9.0] in layer 3 (0.133 bits)`, or the range over seeds with the ends of their intervals."""
-    first = rows[0]
-    if len(rows) == 1:
-        return f"{share_with_interval(first)} in layer {first.layer} ({loss(first.corrected)} bits)"
-    shares = percent_range(min(map(corrected_share, rows)), max(map(corrected_share, rows)))
-    ends = percent_range(min(row.low_share for row in rows), max(row.high_share for row in rows))
-    return f"{shares} (intervals within {ends}) in layer {first.layer} over {len(rows)}{GAP}seeds"
+def _largest(rows: Sequence[ArmVerdictRow]) -> str:
+    """The p-value that decides, of each layer."""
+    told = listed([f"{p_value(largest_p(row))} in layer {row.layer}" for row in rows])
+    return f"Adjusted for layers and arms, the largest p-value against these is {told}"
 
 
-def _fresh(rows: Sequence[InformationRow]) -> str:
-    """What fresh gates of one layer reach, over its seeds; empty where they were not recorded."""
-    found = [ends for row in rows if (ends := fresh_range(row)) is not None]
-    return f"{union_of(found)} in layer {rows[0].layer}" if found else ""
+def untrained(rows: Sequence[ArmVerdictRow]) -> str:
+    """What fresh gates are called: of several seeds it is the mean of as many that is compared."""
+    several = f", {rows[0].seeds} at a time averaged," if rows[0].seeds > 1 else ""
+    return f"untrained gates on the same hidden states{several}"
+
+
+def layer_information(row: ArmVerdictRow) -> str:
+    """`8.4 % [7.8, 9.0] in layer 3 (0.133 bits)`, of several seeds with the smallest and the largest."""
+    return f"{share_with_interval(row)} in layer {row.layer} ({loss(row.corrected)} bits{_single_seeds(row, '; ')})"
+
+
+def _single_seeds(row: ArmVerdictRow, before: str) -> str:
+    """`single seeds 11.3 to 20.4 %`; nothing of one seed."""
+    if row.seeds == 1:
+        return ""
+    return f"{before}single seeds {percent_range(row.seed_low / row.maximum, row.seed_high / row.maximum)}"
 
 
 def union_of(ranges: Sequence[tuple[float, float]]) -> str:
     """From the lowest to the highest of some shares' ranges."""
     return percent_range(min(low for low, _ in ranges), max(high for _, high in ranges))
-
-
-def _strongest(rows: Sequence[InformationRow]) -> str:
-    top = max(rows, key=corrected_share)
-    several = len({row.seed for row in rows}) > 1
-    where = f"layer {top.layer}{f' of seed {top.seed}' if several else ''}"
-    return f"{'up to ' if len(rows) > 1 else ''}{share_with_interval(top)}, in {where}"
 
 
 def _difference_sentence(rows: Sequence[InformationDifferenceRow]) -> str:
@@ -111,7 +127,7 @@ def _difference_sentence(rows: Sequence[InformationDifferenceRow]) -> str:
         parts.append(f"{arm}{_own_seeds(mine, rows)} {_points(mine)}{steps}")
     return (
         f"Compared with {rows[0].against}, in percentage points of the same{_all_seeds(rows)}: {'; '.join(parts)}. "
-        f"{_not_shown([row.p_holm for row in rows])}"
+        f"{_not_shown(rows)}"
     )
 
 
@@ -123,14 +139,14 @@ def _change_sentence(rows: Sequence[InformationDifferenceRow]) -> str:
         parts.append(f"{arm}{_own_seeds(mine, rows)} {_points(mine)}")
     return (
         f"Since the same runs' step 0, in percentage points of the same{_all_seeds(rows)}: {'; '.join(parts)}. "
-        f"{_not_shown([row.p_holm for row in rows])} A change is from one gate to another: what untrained gates show "
+        f"{_not_shown(rows)} A change is from one gate to another: what untrained gates show "
         "too is not called learned."
     )
 
 
 def _points(rows: Sequence[InformationDifferenceRow]) -> str:
     """One arm's layers."""
-    return listed([f"{points_interval(row.share, row.low_share, row.high_share)} in layer {row.layer}" for row in rows])
+    return listed([f"{points_over_seeds(row)} in layer {row.layer}" for row in rows])
 
 
 def _all_seeds(rows: Sequence[InformationDifferenceRow]) -> str:
@@ -147,14 +163,17 @@ def _own_seeds(
     return f" ({plural(mine[0].seeds, 'seed')})" if len({row.seeds for row in rows}) > 1 else ""
 
 
-def _not_shown(p_values: Sequence[float]) -> str:
-    unclear = sum(p >= ALPHA for p in p_values)
+def _not_shown(rows: Sequence[InformationDifferenceRow]) -> str:
+    """How many of the differences may be none; of several seeds that holds for these, since p is over documents."""
+    unclear, number = sum(row.p_holm >= ALPHA for row in rows), len(rows)
+    several = max(row.seeds for row in rows) > 1
+    on_these, over = (" on these seeds", "over documents, ") if several else ("", "")
     if not unclear:
-        return f"{'All are' if len(p_values) > 1 else 'It is'} beyond chance (p < {ALPHA}, Holm over layers)."
-    if unclear == len(p_values):
-        return f"{'None is' if unclear > 1 else 'It is not'} shown to differ from 0 (p ≥ {ALPHA}, Holm over layers)."
-    are = "is" if unclear == 1 else "are"
-    return f"{unclear} of these {len(p_values)} {are} not shown to differ from 0 (p ≥ {ALPHA}, Holm over layers)."
+        return f"{'All are' if number > 1 else 'It is'} beyond chance{on_these} ({over}p < {ALPHA}, Holm over layers)."
+    shown, why = f"shown to differ from 0{on_these}", f"({over}p ≥ {ALPHA}, Holm over layers)"
+    if unclear == number:
+        return f"{'None is' if unclear > 1 else 'It is not'} {shown} {why}."
+    return f"{unclear} of these {number} {'is' if unclear == 1 else 'are'} not {shown} {why}."
 
 
 def _classes(tables: Tables, arm: str) -> Iterator[str]:

@@ -3,20 +3,22 @@ each, with numbers and intervals; where a suite cannot answer, the sentence says
 
 from collections.abc import Callable, Sequence
 
+from moe_emergence.analysis.arm_verdicts import ArmVerdictRow
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, InformationRow
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.analysis.token_information import TokenSplitRow
 from moe_emergence.report.answer_balance import arm_balance, balanced_reference
 from moe_emergence.report.answer_loss import against_in_words
-from moe_emergence.report.answer_specialisation import layer_information, union_of
-from moe_emergence.report.numbers import GAP, count, interval, listed, loss, percent_range, span
+from moe_emergence.report.answer_specialisation import layer_information, strongest, untrained
+from moe_emergence.report.numbers import GAP, count, interval, listed, loss, p_value, percent_range, span
 from moe_emergence.report.shown import at_last_step
 from moe_emergence.report.verdicts import (
     corrected_share,
     final_information,
     fresh_range,
     is_learned,
+    largest_p,
     layer_names,
     null_range,
     verdict_phrase,
@@ -71,8 +73,8 @@ def _specialise(suite: Suite, tables: Tables) -> str:
         others = [f"{arm} shows {_verdict(tables, arm)}" for arm in unbalanced_arms(suite) if _verdict(tables, arm)]
         return f"Whether balanced experts specialise is not known: no balanced arm has a result{_then(others)}."
     first, *others = arms
-    rows = _strongest(tables, first)
-    if not rows or not _verdict(tables, first):
+    rows = _of_arm(tables, first)
+    if not rows:
         return f"{unknown}: it takes two domains, each with two held-out documents or more."
     return f"{first}, balanced, shows {_verdict(tables, first)}: {_information(rows)}{_others(tables, others)}."
 
@@ -81,8 +83,12 @@ def _then(parts: Sequence[str]) -> str:
     return "".join(f"; {part}" for part in parts)
 
 
+def _of_arm(tables: Tables, arm: str) -> list[ArmVerdictRow]:
+    return [row for row in tables.arm_verdicts if row.arm == arm]
+
+
 def _verdict(tables: Tables, arm: str) -> str:
-    rows = [row for row in tables.verdicts if row.arm == arm]
+    rows = _of_arm(tables, arm)
     return verdict_phrase(rows) if rows else ""
 
 
@@ -94,12 +100,14 @@ def _strongest(tables: Tables, arm: str) -> list[InformationRow]:
     return max(layers.values(), key=lambda rows: sum(map(corrected_share, rows)) / len(rows), default=[])
 
 
-def _information(rows: Sequence[InformationRow]) -> str:
-    fresh = [ends for row in rows if (ends := fresh_range(row)) is not None]
-    gates = f"untrained gates on the same hidden states reach {union_of(fresh)} and " if fresh else ""
-    permuted = f"documents with permuted domains {'' if fresh else 'reach '}{union_of([null_range(r) for r in rows])}"
-    told = f"a token's expert tells {layer_information(rows)} of all there is to know of its domain"
-    return f"{told}, where {gates}{permuted}"
+def _information(rows: Sequence[ArmVerdictRow]) -> str:
+    """Of the layer that tells most, among those that are shown to have learned where there are any."""
+    top = strongest([row for row in rows if is_learned(row)] or rows)
+    fresh = fresh_range(top)
+    gates = f"{untrained(rows)} reach {percent_range(*fresh)} and " if fresh else ""
+    permuted = f"documents with permuted domains {'' if fresh else 'reach '}{percent_range(*null_range(top))}"
+    told = f"a token's expert tells {layer_information(top)} of all there is to know of its domain"
+    return f"{told}, where {gates}{permuted} (largest p {p_value(largest_p(top))}, adjusted for layers and arms)"
 
 
 def _others(tables: Tables, arms: Sequence[str]) -> str:
@@ -109,13 +117,8 @@ def _others(tables: Tables, arms: Sequence[str]) -> str:
 
 
 def _where(tables: Tables, arm: str) -> str:
-    rows = [row for row in tables.verdicts if row.arm == arm]
-    learned = [row for row in rows if is_learned(row)]
-    if not learned:
-        return "no layer"
-    if len({row.seed for row in rows}) > 1:
-        return f"{len(learned)} of {len(rows)} layers × seeds"
-    return layer_names([row.layer for row in learned])
+    learned = [row.layer for row in _of_arm(tables, arm) if is_learned(row)]
+    return layer_names(learned) if learned else "no layer"
 
 
 def _cost(suite: Suite, tables: Tables) -> str:

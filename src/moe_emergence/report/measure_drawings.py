@@ -36,14 +36,14 @@ def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     yield Drawing(
         name="specialisation",
         section="answer",
-        tables=("information", "verdicts"),
+        tables=("information", "arm_verdicts", "verdicts"),
         title=specialisation_finding(tables),
         reading=(
             f"How much a token's first expert tells of its domain, I(E;D), at the last step; {scale}. {INTERVALS} A "
             "router has learned to tell domains apart where its mark is beyond both kinds of bar, permuted documents "
             f"(black) and {FRESH_GATES} untrained gates on the same hidden states (grey), which separate domains too; "
-            f"filled where that holds after adjusting for the run's layers. Bars: central 95{GAP}%. Probe set, "
-            f"{sample}."
+            "filled where that holds of the run alone, adjusted for its layers. The verdict is on the mean of an arm's "
+            f"seeds, adjusted for layers and arms too. Bars: central 95{GAP}%. Probe set, {sample}."
         ),
         make=partial(specialisation_marks, last, [row for row in rows if row.step == begun], tables.verdicts, legend),
     )

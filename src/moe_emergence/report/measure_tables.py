@@ -30,6 +30,7 @@ P = [Column(title="p", field="p", show=n.p_value), Column(title="p, Holm", field
 def measure_tables(suite: Suite, tables: Tables) -> list[PageTable]:
     """Verdicts, information, token classes, LM losses and differences."""
     return [
+        arm_verdicts_table(tables),
         verdicts_table(suite, tables),
         _information(suite, tables),
         _information_changes(tables),
@@ -39,6 +40,35 @@ def measure_tables(suite: Suite, tables: Tables) -> list[PageTable]:
         _arm_losses(tables),
         _loss_differences(tables),
     ]
+
+
+def arm_verdicts_table(tables: Tables) -> PageTable:
+    """What may be said of each layer of each arm, over its seeds."""
+    columns = [
+        ARM,
+        LAYER,
+        Column(title="verdict", field="verdict"),
+        Column(title="I(E;D), bits, mean over seeds", field="corrected", show=n.signed),
+        Column(title="from", field="low", show=n.signed),
+        Column(title="to", field="high", show=n.signed),
+        Column(title="% of H(D)", field="corrected_share", show=n.percent),
+        Column(title="smallest of a seed, bits", field="seed_low", show=n.signed),
+        Column(title="of seed", field="lowest_seed", show=str),
+        Column(title="largest", field="seed_high", show=n.signed),
+        Column(title="of seed", field="highest_seed", show=str),
+        Column(title="as counted", field="plug_in", show=n.loss),
+        Column(title="fresh gates' mean, last step, up to", field="fresh_high", show=n.loss),
+        Column(title="p, permuted documents", field="p_permutation", show=n.p_value),
+        Column(title="over arms", field="p_permutation_arms", show=n.p_value),
+        Column(title="p, fresh gates, last step", field="p_fresh_end", show=n.p_value),
+        Column(title="over arms", field="p_fresh_end_arms", show=n.p_value),
+        Column(title="p, fresh gates, first step", field="p_fresh_start", show=n.p_value),
+        Column(title="over arms", field="p_fresh_start_arms", show=n.p_value),
+        SEEDS,
+        DOCUMENTS,
+    ]
+    title = "Verdicts on arms at the last step, first choice; p adjusted for the arm's layers, then for the arms"
+    return make_table("arm_verdicts", title, tables.arm_verdicts, columns)
 
 
 def verdicts_table(suite: Suite, tables: Tables) -> PageTable:
@@ -55,7 +85,7 @@ def verdicts_table(suite: Suite, tables: Tables) -> PageTable:
         Column(title="fresh gates, first step, up to", field="fresh_start_high", show=n.loss),
         Column(title="p, fresh gates, first step", field="p_fresh_start", show=n.p_value),
     ]
-    title = "Verdicts at the last step, first choice; p adjusted for the layers of the run"
+    title = "Verdicts on single runs at the last step, first choice; p adjusted for the layers of the run alone"
     return make_table("verdicts", title, tables.verdicts, columns)
 
 

@@ -97,6 +97,12 @@ def percent(share: float | int | None) -> str:
     return f"{float(f'{100 * share:.3g}'):.12g}{GAP}%".replace("-", "−")
 
 
+def points(share: float) -> str:
+    """A difference of two shares in percentage points, without the unit: `+1.2`, `−3.1`, `0.0`."""
+    text = minus(100 * share, 1)
+    return text if float(text.replace("−", "-")) <= 0 else f"+{text}"
+
+
 def count(value: float | int | None) -> str:
     """A number of things: `983,040`."""
     return ABSENT if value is None else f"{value:,.0f}"

@@ -9,7 +9,7 @@ from moe_emergence.report.answer_evidence import rerouting_scores
 from moe_emergence.report.arms_compared import arms_table
 from moe_emergence.report.lead import lead
 from moe_emergence.report.matrices import knockout_matrices
-from moe_emergence.report.measure_tables import verdicts_table
+from moe_emergence.report.measure_tables import arm_verdicts_table, verdicts_table
 from moe_emergence.report.numbers import ABSENT, count, p_value, signed
 from moe_emergence.report.routing_tables import routing_table
 from moe_emergence.report.shown import PageTable, TextTable
@@ -20,6 +20,15 @@ TOP = 5
 """How many of the scoreboard's measures are printed."""
 _ARMS = ("arm", "lm_loss_macro", "difference_to_dense", "lm_loss", "tokens_trained", "parameters_active")
 _ROUTING = ("arm", "seed", "layer", "max_load", "max_violation", "hot", "dead", "entropy_per_token_share")
+_ARM_VERDICTS = (
+    "arm",
+    "layer",
+    "verdict",
+    "corrected_share",
+    "p_permutation_arms",
+    "p_fresh_end_arms",
+    "p_fresh_start_arms",
+)
 _VERDICTS = ("arm", "seed", "layer", "verdict", "p_permutation", "p_fresh_end", "p_fresh_start")
 
 
@@ -53,6 +62,7 @@ def suite_summary(suite: Suite, tables: Tables) -> Summary:
     short = [
         _text(arms_table(suite, tables), _ARMS),
         _text(routing_table(suite, tables), _ROUTING),
+        _text(arm_verdicts_table(tables), _ARM_VERDICTS),
         _text(verdicts_table(suite, tables), _VERDICTS),
     ]
     box = answers(suite, tables)

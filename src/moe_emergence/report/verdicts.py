@@ -1,34 +1,61 @@
-"""What may be said of specialisation, in the words of the verdicts; layers and seeds are counted, never averaged."""
+"""What may be said of specialisation, in the words of the verdicts: of arms over seeds, then of single runs."""
 
 from collections.abc import Iterable, Sequence
 
+from moe_emergence.analysis.arm_verdicts import ArmVerdictRow
 from moe_emergence.analysis.comparisons import InformationDifferenceRow
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, LEARNED, NOT_LEARNED, InformationRow, VerdictRow
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.analysis.token_rows import ClassInformationRow
-from moe_emergence.report.numbers import listed, percent_interval, plural, points_interval
+from moe_emergence.report.numbers import GAP, listed, percent, percent_interval, plural, points, points_interval, span
 
 
-def verdict_phrase(verdicts: Sequence[VerdictRow]) -> str:
-    """One arm's verdicts: `learned specialisation in layer 3; no evidence of learned specialisation in layer 2`."""
-    seeds = len({row.seed for row in verdicts})
-    layers = sorted({row.layer for row in verdicts})
-    learned = {layer: sum(is_learned(row) for row in verdicts if row.layer == layer) for layer in layers}
-    parts = []
-    for number in sorted(set(learned.values()), reverse=True):
-        mine = [layer for layer in layers if learned[layer] == number]
-        where = layer_names(mine)
-        if number == 0:
-            where = f"any of {where}" if len(mine) > 1 else where
-            parts.append(f"{NOT_LEARNED} in {where}{f' in any of {seeds} seeds' if seeds > 1 else ''}")
-        elif number == seeds:
-            parts.append(f"{LEARNED} in {where}{f' in all {seeds} seeds' if seeds > 1 else ''}")
-        else:
-            parts.append(f"{LEARNED} in {where} in {number} of {seeds} seeds")
-    return "; ".join(parts)
+def verdict_phrase(verdicts: Sequence[ArmVerdictRow]) -> str:
+    """One arm's verdicts: `learned specialisation in layer 3; no evidence of learned specialisation in layer 2`, with
+    `on average over 3 seeds` where it is of several."""
+    learned = [row.layer for row in verdicts if is_learned(row)]
+    others = [row.layer for row in verdicts if not is_learned(row)]
+    any_of = "any of " if len(others) > 1 else ""
+    parts = [f"{LEARNED} in {layer_names(learned)}"] if learned else []
+    parts += [f"{NOT_LEARNED} in {any_of}{layer_names(others)}"] if others else []
+    return f"{'; '.join(parts)}{over_seeds(verdicts)}"
 
 
-def is_learned(row: VerdictRow) -> bool:
+def over_seeds(rows: Sequence[ArmVerdictRow]) -> str:
+    """` on average over 3 seeds`; nothing of one seed."""
+    return f" on average over {rows[0].seeds}{GAP}seeds" if rows[0].seeds > 1 else ""
+
+
+def largest_p(row: ArmVerdictRow) -> float:
+    """Of the three p-values, adjusted for layers and arms, the one that decides."""
+    return max(row.p_permutation_arms, row.p_fresh_end_arms, row.p_fresh_start_arms)
+
+
+def single_runs(tables: Tables) -> str:
+    """Runs whose own verdict is not their arm's, with how many chance gives: `Taken alone, single runs differ from
+    their arm: moe in 1 of 3 runs (layer 3 of seed 43). … in a run alone: 1 of 12 runs; …`; empty where none does."""
+    arms = {(row.arm, row.layer): row.verdict for row in tables.arm_verdicts}
+    apart = [row for row in tables.verdicts if (row.arm, row.layer) in arms and row.verdict != arms[row.arm, row.layer]]
+    if not apart:
+        return ""
+    told = "; ".join(_runs_apart([row for row in apart if row.arm == arm], tables.verdicts) for arm in arms_of(apart))
+    runs = {(row.arm, row.seed) for row in tables.verdicts}
+    learned = {(row.arm, row.seed) for row in tables.verdicts if is_learned(row)}
+    return (
+        f"Taken alone, single runs differ from their arm: {told}. {LEARNED[0].upper()}{LEARNED[1:]} in a run alone: "
+        f"{len(learned)} of {plural(len(runs), 'run')}; at {percent(ALPHA)} each {len(runs) * ALPHA:.3g} are expected "
+        "by chance."
+    )
+
+
+def _runs_apart(apart: Sequence[VerdictRow], verdicts: Sequence[VerdictRow]) -> str:
+    arm = apart[0].arm
+    runs, seeds = len({row.seed for row in verdicts if row.arm == arm}), list(dict.fromkeys(row.seed for row in apart))
+    where = [f"{layer_names([row.layer for row in apart if row.seed == seed])} of seed {seed}" for seed in seeds]
+    return f"{arm} in {len(seeds)} of {plural(runs, 'run')} ({listed(where)})"
+
+
+def is_learned(row: VerdictRow | ArmVerdictRow) -> bool:
     return row.verdict == LEARNED
 
 
@@ -37,7 +64,7 @@ def layer_names(layers: Sequence[int]) -> str:
     return f"layer{'s' if len(layers) > 1 else ''} {listed([str(layer) for layer in layers])}"
 
 
-def arms_of(rows: Iterable[VerdictRow | InformationRow | InformationDifferenceRow]) -> list[str]:
+def arms_of(rows: Iterable[VerdictRow | ArmVerdictRow | InformationRow | InformationDifferenceRow]) -> list[str]:
     """Arms in the order of the table."""
     return list(dict.fromkeys(row.arm for row in rows))
 
@@ -56,17 +83,17 @@ def at_the_end(rows: Iterable[ClassInformationRow]) -> list[ClassInformationRow]
     return [row for row in found if row.step == last[row.arm, row.seed]]
 
 
-def corrected_share(row: InformationRow) -> float:
+def corrected_share(row: InformationRow | ArmVerdictRow) -> float:
     """I(E;D) freed of the bias of few documents, ÷ H(D): the value that the interval belongs to."""
     return row.corrected / row.maximum if row.maximum else 0.0
 
 
-def share_with_interval(row: InformationRow) -> str:
+def share_with_interval(row: InformationRow | ArmVerdictRow) -> str:
     """`8.4 % [7.8, 9.0]` of H(D)."""
     return percent_interval(corrected_share(row), row.low_share, row.high_share)
 
 
-def fresh_range(row: InformationRow) -> tuple[float, float] | None:
+def fresh_range(row: InformationRow | ArmVerdictRow) -> tuple[float, float] | None:
     """What fresh gates show, ÷ H(D), less the bias that was taken off this row's own value: verdicts compare counts as
     they are, so beside `corrected_share` the same must come off both."""
     if row.fresh_low is None or row.fresh_high is None or row.maximum == 0:
@@ -74,36 +101,33 @@ def fresh_range(row: InformationRow) -> tuple[float, float] | None:
     return (row.fresh_low - _bias(row)) / row.maximum, (row.fresh_high - _bias(row)) / row.maximum
 
 
-def null_range(row: InformationRow) -> tuple[float, float]:
+def null_range(row: InformationRow | ArmVerdictRow) -> tuple[float, float]:
     """The permutation null's central 95 %, ÷ H(D), less the same."""
     if row.maximum == 0:
         return 0.0, 0.0
     return (row.null_low - _bias(row)) / row.maximum, (row.null_high - _bias(row)) / row.maximum
 
 
-def _bias(row: InformationRow) -> float:
+def _bias(row: InformationRow | ArmVerdictRow) -> float:
     return row.plug_in - row.corrected
 
 
 def specialisation_finding(tables: Tables) -> str:
-    """How many of all (arm, seed, layer) beat both nulls, and in which arms."""
-    verdicts = tables.verdicts
+    """How many of all (arm, layer) beat both nulls on average over seeds, and in which arms."""
+    verdicts = tables.arm_verdicts
     learned = [row for row in verdicts if is_learned(row)]
-    what = "arms × layers" if len({row.seed for row in verdicts}) == 1 else "arms × seeds × layers"
+    what = "arms × layers"
+    seeds = max((row.seeds for row in verdicts), default=1)
+    over = f" on average over {'up to ' if len({row.seeds for row in verdicts}) > 1 else ''}{seeds}{GAP}seeds"
+    over = over if seeds > 1 else ""
     if not learned:
-        return f"No evidence of learned specialisation: 0 of {len(verdicts)} {what} beat both nulls"
-    where = "; ".join(f"{arm} {_where(arm, verdicts)}" for arm in arms_of(learned))
+        return f"No evidence of learned specialisation: 0 of {len(verdicts)} {what} beat both nulls{over}"
+    where = "; ".join(
+        f"{arm} {layer_names([row.layer for row in learned if row.arm == arm])}" for arm in arms_of(learned)
+    )
     none = [arm for arm in arms_of(verdicts) if arm not in arms_of(learned)]
     rest = f"; none in {listed(none)}" if none else ""
-    return f"Learned specialisation in {len(learned)} of {len(verdicts)} {what}: {where}{rest}"
-
-
-def _where(arm: str, verdicts: Sequence[VerdictRow]) -> str:
-    mine = [row for row in verdicts if row.arm == arm]
-    seeds = len({row.seed for row in mine})
-    if seeds > 1:
-        return f"{sum(map(is_learned, mine))} of {len(mine)}"
-    return layer_names([row.layer for row in mine if is_learned(row)])
+    return f"Learned specialisation in {len(learned)} of {len(verdicts)} {what}{over}: {where}{rest}"
 
 
 def information_finding(tables: Tables) -> str:
@@ -129,8 +153,17 @@ def information_difference_finding(rows: Sequence[InformationDifferenceRow]) -> 
     if not apart:
         return "No arm's domain information is shown to differ from its baseline's"
     top = max(apart, key=lambda row: abs(row.share))
-    change = points_interval(top.share, top.low_share, top.high_share)
+    on_these = " on these seeds" if top.seeds > 1 else ""
     return (
-        f"{len(apart)} of {plural(len(rows), 'difference')} to the baseline are beyond chance; largest: {top.arm} "
-        f"against {top.against}, layer {top.layer}: {change} points"
+        f"{len(apart)} of {plural(len(rows), 'difference')} to the baseline are beyond chance{on_these}; largest: "
+        f"{top.arm} against {top.against}, layer {top.layer}: {points_over_seeds(top)} points"
     )
+
+
+def points_over_seeds(row: InformationDifferenceRow) -> str:
+    """`+8.0 [6.6, 9.4]`, of several seeds with the smallest and the largest: `+8.0 [6.6, 9.4] (single seeds +0.1 to
+    +15.5)`, in percentage points of H(D)."""
+    change = points_interval(row.share, row.low_share, row.high_share)
+    if row.seeds == 1:
+        return change
+    return f"{change} (single seeds {span([row.seed_low_share, row.seed_high_share], points)})"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from moe_emergence.analysis.arm_verdicts import ArmVerdictRow
 from moe_emergence.analysis.balance import first_choice_rows, routing_rows
 from moe_emergence.analysis.comparisons import (
     ArmLossRow,
@@ -50,6 +51,7 @@ def planted_tables(suite: Suite, shares: Shares | None = None, half: float = 0.0
     two = [run for run in runs if run.config.moe.top_k > 1]
     return Tables(
         information=tuple(row for run in runs for row in _information(suite, run, shares)),
+        arm_verdicts=tuple(_arm_verdicts(suite, shares)),
         verdicts=tuple(row for run in runs for row in _verdicts(suite, run, shares)),
         information_changes=tuple(_information_changes(suite, shares)),
         information_differences=tuple(_information_differences(suite, shares)),
@@ -126,6 +128,30 @@ def _verdicts(suite: Suite, run: Run, shares: Shares):
         )  # fmt: skip
 
 
+def _arm_verdicts(suite: Suite, shares: Shares):
+    """An arm has learned where the mean of its seeds is above what fresh gates show."""
+    bits = math.log2(len(suite.domains)) if len(suite.domains) > 1 else 0.0
+    for arm in suite.arms:
+        runs = _moe_runs(suite, arm.name)
+        for layer in runs[0].manifest.moe_layers if runs else ():
+            of_seeds = [share_of(run, layer, shares) for run in runs]
+            share = sum(of_seeds) / len(of_seeds)
+            learned = share > FRESH[1]
+            p = 0.005 if learned else 0.8
+            yield ArmVerdictRow(
+                arm=arm.name, layer=layer, seeds=len(runs), documents=240, maximum=bits,
+                plug_in=(share + 0.002) * bits, null_low=0.001 * bits, null_high=0.004 * bits,
+                corrected=share * bits, low=(share - 0.006) * bits, high=(share + 0.006) * bits,
+                corrected_share=share, low_share=share - 0.006, high_share=share + 0.006,
+                seed_low=min(of_seeds) * bits, seed_high=max(of_seeds) * bits,
+                lowest_seed=runs[0].seed, highest_seed=runs[-1].seed,
+                fresh_low=(FRESH[0] + 0.002) * bits, fresh_high=(FRESH[1] + 0.002) * bits,
+                p_permutation=0.002, p_fresh_end=p, p_fresh_start=p,
+                p_permutation_arms=0.004, p_fresh_end_arms=p, p_fresh_start_arms=p,
+                verdict=LEARNED if learned else NOT_LEARNED,
+            )  # fmt: skip
+
+
 def _information_changes(suite: Suite, shares: Shares):
     """From the 3.5 % at which every planted run begins."""
     bits = math.log2(len(suite.domains)) if len(suite.domains) > 1 else 0.0
@@ -140,6 +166,7 @@ def _information_changes(suite: Suite, shares: Shares):
                 difference=gap * bits, low=(gap - 0.01) * bits, high=(gap + 0.01) * bits,
                 share=gap, low_share=gap - 0.01, high_share=gap + 0.01,
                 seed_low=min(gaps) * bits, seed_high=max(gaps) * bits,
+                seed_low_share=min(gaps), seed_high_share=max(gaps),
                 p=0.02, p_holm=0.04 if abs(gap) > 0.01 else 0.3,
             )  # fmt: skip
 
@@ -158,7 +185,8 @@ def _information_differences(suite: Suite, shares: Shares):
                 step=ours[0].last_step, against_step=theirs[0].last_step,
                 difference=gap * bits, low=(gap - 0.01) * bits, high=(gap + 0.01) * bits,
                 share=gap, low_share=gap - 0.01, high_share=gap + 0.01,
-                seed_low=min(gaps) * bits, seed_high=max(gaps) * bits, p=0.02, p_holm=0.04 if abs(gap) > 0.01 else 0.3,
+                seed_low=min(gaps) * bits, seed_high=max(gaps) * bits,
+                seed_low_share=min(gaps), seed_high_share=max(gaps), p=0.02, p_holm=0.04 if abs(gap) > 0.01 else 0.3,
             )  # fmt: skip
 
 

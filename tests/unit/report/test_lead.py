@@ -109,6 +109,20 @@ def test_a_cost_within_the_margin_is_said_to_be(suite: Suite) -> None:
     assert "; not shown to be within the ±0.01 nats" in other
 
 
+def test_the_numbers_are_of_a_layer_that_learned(suite: Suite) -> None:
+    """A layer whose hidden states give the domain away tells more, and says nothing of what was learned."""
+    tables = planted_tables(suite, {("moe", 42, 2): 0.084})
+    high = tuple(
+        replace(row, corrected=0.3, corrected_share=0.19) if row.layer == 3 else row for row in tables.arm_verdicts
+    )
+    specialise = said(suite, replace(tables, arm_verdicts=high))[0]
+    assert (
+        "learned specialisation in layer 2; no evidence of learned specialisation in layer 3: a token's" in specialise
+    )
+    assert "8.4 % [7.8, 9.0] in layer 2 (0.133 bits)" in specialise
+    assert "(largest p 0.005, adjusted for layers and arms)" in specialise
+
+
 def test_over_seeds_ranges_are_given(small: Small) -> None:
     suite = small(1, 2, seeds=(42, 43))
     rows = (
@@ -117,8 +131,13 @@ def test_over_seeds_ranges_are_given(small: Small) -> None:
     )
     tables = replace(planted_tables(suite, {("moe", 42, 3): 0.084}), token_split=rows)
     specialise, cost, topic = said(suite, tables)
-    assert "learned specialisation in layer 3 in 1 of 2 seeds" in specialise
-    assert "4.0 to 8.4 % (intervals within 3.4 to 9.0 %) in layer 3 over 2 seeds" in specialise
+    assert (
+        "learned specialisation in layer 3; no evidence of learned specialisation in layer 2 on average over 2 seeds: "
+        in (specialise)
+    )
+    assert "6.2 % [5.6, 6.8] in layer 3 (0.098 bits; single seeds 4.0 to 8.4 %) of all there is to know" in specialise
+    assert "states, 2 at a time averaged, reach 3.0 to 5.5 % and documents" in specialise
+    assert "0.20 % (largest p 0.005, adjusted for layers and arms)" in specialise
     assert "single seeds" in cost
     assert "tells 0.800 to 0.900 (intervals within 0.750 to 0.950, 2 seeds) bits of its expert" in topic
 
@@ -165,7 +184,7 @@ def test_what_a_suite_cannot_tell_is_said_not_to_be_known(small: Small, arms: tu
 
 
 def test_one_domain_cannot_be_told_from_another(suite: Suite) -> None:
-    tables = replace(planted_tables(suite), verdicts=(), information=())
+    tables = replace(planted_tables(suite), arm_verdicts=(), verdicts=(), information=())
     assert said(suite, tables)[0] == (
         "Whether experts specialise is not known: it takes two domains, each with two held-out documents or more."
     )

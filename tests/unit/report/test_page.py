@@ -242,8 +242,8 @@ def test_of_domain_information_the_page_shows_the_last_step(tmp_path: Path) -> N
 
 def test_without_measures_the_page_says_so_and_stands(tmp_path: Path) -> None:
     suite = read_suite(write_suite(tmp_path, small(1)))
-    empty = ("verdicts", "information", "information_differences", "shares", "first_choice_shares", "token_classes",
-             "class_information", "arm_losses", "loss_differences")  # fmt: skip
+    empty = ("arm_verdicts", "verdicts", "information", "information_differences", "shares", "first_choice_shares",
+             "token_classes", "class_information", "arm_losses", "loss_differences")  # fmt: skip
     with undrawn():
         page = write_report(suite, replace(planted_tables(suite), **dict.fromkeys(empty, ()))).read_text("utf-8")
     assert "Not measured" in page
@@ -259,7 +259,7 @@ def test_no_suite_there(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     folder = write_suite(tmp_path, small(0))
     (folder / "tables").write_text("in the way")
-    with pytest.raises(AnalysisError, match=r"cannot write .*tables/verdicts\.csv"):
+    with pytest.raises(AnalysisError, match=r"cannot write .*tables/arm_verdicts\.csv"):
         report_of(folder)
 
 
