@@ -220,7 +220,8 @@ def test_of_several_seeds_long_tables_and_passages_show_the_first_and_say_so(tmp
     page = page_of(tmp_path, small(1, seeds=(42, 43)))
     for name in ("shares", "token_classes"):
         assert f'seed 42; every seed in <a href="tables/{name}.csv">' in page
-    assert "Seed 42 only." in page
+    assert "Both panels and the curves are of one seed: choose another" in page
+    assert '<select id="emergence-seed">' in page
     rows = re.search(r'<table data-table="shares">.*?</table>', page, re.DOTALL)
     assert rows is not None
     assert rows[0].count("<tr>") == 1 + 2 * 3 * 8

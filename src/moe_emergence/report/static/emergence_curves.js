@@ -92,7 +92,7 @@ const MoECurves = (() => {
       hovermode: "x unified",
       hoverlabel: { bgcolor: colour("--raised"), font: { color: colour("--ink") } },
       legend: { orientation: "h", y: -0.2, yanchor: "top", x: 0 },
-      xaxis: { ...grid, tickvals: steps.map((_, place) => place), ticktext: steps.map(String), title: { text: "step" }, anchor: "y2", unifiedhovertitle: { text: "step %{x}" }, fixedrange: true, range: [-0.4, steps.length - 0.6] },
+      xaxis: { ...grid, tickvals: steps.map((_, place) => place), ticktext: steps.map(String), title: { text: "step" }, anchor: "y2", fixedrange: true, range: [-0.4, steps.length - 0.6] },
       yaxis: { ...grid, domain: [0.54, 0.94], tickformat: ".0%", fixedrange: true },
       yaxis2: { ...grid, domain: [0, 0.4], rangemode: "tozero", fixedrange: true },
       annotations: [heading(`${where}: domain information, % of H(D)`, 0.95), heading(`${where}: drift, ‖W − W₀‖ ÷ ‖W₀‖`, 0.41)],
@@ -113,6 +113,15 @@ const MoECurves = (() => {
     };
   }
 
+  // Plotly heads what it says of a point with the tick's label, and a template would know the tick's place alone.
+  function headed(element) {
+    const layer = element.querySelector(".hoverlayer");
+    new MutationObserver(() => {
+      const title = layer.querySelector(".legendtitletext");
+      if (title !== null && /^\d/.test(title.textContent)) title.textContent = `step ${title.textContent}`;
+    }).observe(layer, { childList: true, subtree: true });
+  }
+
   // `show({runs, layer, where})` draws, `mark(place)` moves the line; `where` says of which layer and seed the curves are.
   // `picked` is called with the place of a step that was clicked.
   function curves(element, steps, picked) {
@@ -126,6 +135,7 @@ const MoECurves = (() => {
       Plotly.react(element, traces(view, steps), layout(view, steps), CONFIG);
       if (stand !== null) return;
       stand = standing(element);
+      headed(element);
       stand(at);
       element.on("plotly_afterplot", () => stand(at));
       element.on("plotly_click", (event) => picked(Math.round(event.points[0].x)));
