@@ -280,7 +280,7 @@ def test_a_seed_is_chosen_and_panels_curves_heading_and_address_are_of_it(seeds:
     page = open_page(seeds.path)
     assert page.locator("#emergence-seed").is_visible()
     assert page.evaluate("location.hash") == "" or "seed=42" in page.evaluate("location.hash")
-    page.locator("#emergence-seed").select_option(label="seed 43")
+    page.locator("#emergence-seed").select_option(label="43")
     page.locator("#emergence-layer").select_option(label="layer 2")
     assert page.evaluate("location.hash").startswith("#step=30&layer=2&seed=43&arm=moe&versus=no_lb&")
     row = next(

@@ -125,7 +125,7 @@
   function begin() {
     options(find("layer"), layers, (layer) => `layer ${layer}`);
     options(find("document"), data.documents, nameOf);
-    options(find("seed"), data.seeds, (seed) => `seed ${seed}`);
+    options(find("seed"), data.seeds, String);
     find("seed").parentElement.hidden = data.seeds.length === 1;
     for (const { field } of panels) options(find(field), data.arms, (arm) => arm);
     find("step").max = String(steps.length - 1);
