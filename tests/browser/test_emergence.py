@@ -45,8 +45,8 @@ GROUNDS = "spans => spans.map(span => getComputedStyle(span).backgroundColor).jo
 class Report:
     """A planted report, with what it was made of."""
 
-    def __init__(self, folder: Path) -> None:
-        planted = quickstart_like(steps=30, looks=STEPS)
+    def __init__(self, folder: Path, seeds: tuple[int, ...] = (42,), without: tuple[str, int] | None = None) -> None:
+        planted = quickstart_like(steps=30, looks=STEPS, seeds=seeds)
         self.suite: Suite = read_suite(write_suite(folder, replace(planted, arms=planted.arms[:4])))
         last = {(run.arm, run.seed): read_trace(run, run.last_step) for run in self.suite.runs}
         self.tables: Tables = replace(
@@ -54,7 +54,8 @@ class Report:
             shares=share_rows(self.suite, last),
             information=information_rows(self.suite),
         )
-        self.path = written(self.suite, self.tables)
+        kept = tuple(run for run in self.suite.runs if (run.arm, run.seed) != without)
+        self.path = written(replace(self.suite, runs=kept), self.tables)
 
     def run(self, arm: str) -> Run:
         return next(run for run in self.suite.runs if run.arm == arm)
@@ -134,7 +135,9 @@ def test_pointing_at_a_token_says_in_both_panels_what_the_traces_hold(report: Re
     for panel, arm in (("first", "moe"), ("second", "no_lb")):
         trace = read_trace(report.run(arm), 30)
         said = page.locator(f"#emergence-{panel} .token-readout").inner_text()
-        assert f"expert {trace.layers[1].experts[3, 0]} (weight {trace.layers[1].weights[3, 0]:.2f})" in said
+        assert f"expert {trace.layers[1].experts[3, 0]}" in said
+        assert f"{trace.layers[1].margin[3]:.2f} of probability" in said
+        assert "weight" not in said  # always 1 where a token has one expert
         assert f"{trace.layers[1].entropy[3]:.2f} nats" in said
         assert f"{trace.loss[3]:.2f} nats" in said
         assert "keyword" in said
@@ -216,19 +219,112 @@ def test_tokens_and_cells_are_legible_and_a_phone_shows_all(report: Report, open
     assert page.locator("#emergence-curves .modebar a").count() == 0
 
 
-def test_paler_where_the_weight_is_less_and_the_theme_may_change(report: Report, open_page) -> None:
+def test_paler_where_the_router_is_less_sure_and_the_theme_may_change(report: Report, open_page) -> None:
     page = open_page(report.path)
     page.locator("#emergence-versus").select_option(label="top2")  # each of two experts has half the weight
     distance = """(spans, [place]) => spans.map(span => {
         const [ground, own] = [getComputedStyle(span).backgroundColor, span.className]
         const swatch = document.querySelector(`#emergence-second .swatch.${own}`);
         return ground === getComputedStyle(swatch).backgroundColor; })"""
-    assert all(page.locator("#emergence-first .tokens span").evaluate_all(distance, [0]))
+    margins = read_trace(report.run("moe"), 30).layers[1].margin[:80]
+    strength = """spans => spans.map(span => {
+        const channels = text => text.match(/[\\d.]+/g).map(Number);
+        const swatch = document.querySelector(`#emergence-first .swatch.${span.className}`);
+        const [ground, own] = [span, swatch].map(one => channels(getComputedStyle(one).backgroundColor));
+        return (255 * 3 - ground[0] - ground[1] - ground[2]) / (255 * 3 - own[0] - own[1] - own[2]); })"""
+    shown = page.locator("#emergence-first .tokens span").evaluate_all(strength)
+    assert np.ptp(margins) > 0.05
+    np.testing.assert_allclose(shown, 0.3 + 0.7 * margins, atol=0.03)
     assert not any(page.locator("#emergence-second .tokens span").evaluate_all(distance, [0]))
     before = page.locator("#emergence-second .tokens span").evaluate_all(GROUNDS)
     page.emulate_media(color_scheme="dark")
     page.wait_for_timeout(50)
     assert page.locator("#emergence-second .tokens span").evaluate_all(GROUNDS) != before
+
+
+HEIGHTS = """() => {
+    const range = document.getElementById("emergence-step"), seen = [];
+    for (const place of [0, 1, 2]) {
+        range.value = String(place);
+        range.dispatchEvent(new Event("input"));
+        seen.push([...document.querySelectorAll(".panel-measures")].map(list => list.offsetHeight).join());
+    }
+    return new Set(seen).size; }"""
+
+
+@pytest.mark.parametrize("width", [320, 380, 1280])
+def test_nothing_jumps_as_the_scrubber_moves(report: Report, open_page, width: int) -> None:
+    page = open_page(report.path, width=width)
+    assert page.evaluate(HEIGHTS) == 1
+    scrub(page, 1)
+    assert measure(page, "first", "fresh").text_content() == "only at the first and last step"
+
+
+def test_an_arm_is_not_beside_itself_unless_asked_to_be(report: Report, open_page) -> None:
+    page = open_page(report.path, fragment="#step=5&layer=2&arm=no_lb")
+    assert shown_arms(page) == ["no_lb", "moe"]
+    page.evaluate("location.hash = '#arm=moe'")
+    page.wait_for_function("location.hash.includes('arm=moe&')")
+    assert shown_arms(page) == ["moe", "no_lb"]
+    page.evaluate("location.hash = '#arm=top2'")
+    page.wait_for_function("location.hash.includes('arm=top2&')")
+    assert shown_arms(page) == ["top2", "no_lb"]
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    return Report(tmp_path_factory.mktemp("seeds"), seeds=(42, 43), without=("no_lb", 43))
+
+
+def test_a_seed_is_chosen_and_panels_curves_heading_and_address_are_of_it(seeds: Report, open_page) -> None:
+    page = open_page(seeds.path)
+    assert page.locator("#emergence-seed").is_visible()
+    assert page.evaluate("location.hash") == "" or "seed=42" in page.evaluate("location.hash")
+    page.locator("#emergence-seed").select_option(label="43")
+    page.locator("#emergence-layer").select_option(label="layer 2")
+    assert page.evaluate("location.hash").startswith("#step=30&layer=2&seed=43&arm=moe&versus=no_lb&")
+    row = next(
+        row
+        for row in seeds.tables.information
+        if (row.arm, row.seed, row.step, row.layer, row.counted) == ("moe", 43, 30, 2, "first choice")
+    )
+    assert float(measure(page, "first", "information").get_attribute("value")) == row.corrected / row.maximum
+    assert page.locator("#emergence-first .panel-note").text_content() == ""
+    assert page.locator("#emergence-second .panel-note").text_content() == "no run of seed 43; this is seed 42"
+    finding = page.locator("#emergence-finding")
+    assert finding.text_content().startswith("Layer 2, seed 43: most domain information at the end: ")
+    page.locator("#emergence-curves").scroll_into_view_if_needed()
+    page.wait_for_selector(".curves-rule")
+    headings = "#emergence-curves .annotation-text"
+    assert all(text.startswith("layer 2, seed 43: ") for text in page.locator(headings).all_text_contents())
+    assert "no_lb" not in page.locator("#emergence-curves .legendtext").all_text_contents()
+    page = open_page(seeds.path, fragment="#layer=3&seed=43")
+    assert finding_of(page).startswith("Layer 3, seed 43: ")
+    page.evaluate("location.hash = '#seed=7'")
+    page.wait_for_function("location.hash.includes('layer=3')")
+    assert finding_of(page).startswith("Layer 3, seed 43: ")
+
+
+def finding_of(page: Page) -> str:
+    return page.locator("#emergence-finding").text_content()
+
+
+def test_of_one_seed_none_is_named_and_the_heading_follows_the_layer(report: Report, open_page) -> None:
+    page = open_page(report.path)
+    assert not page.locator("#emergence-seed").is_visible()
+    assert finding_of(page).startswith("Layer 3: most domain information at the end: ")
+    page.locator("#emergence-layer").select_option(label="layer 2")
+    assert finding_of(page).startswith("Layer 2: most domain information at the end: ")
+    assert "seed" not in finding_of(page) + page.evaluate("location.hash")
+
+
+def test_what_the_curves_say_of_a_point_names_its_step(report: Report, open_page) -> None:
+    page = open_page(report.path)
+    page.locator("#emergence-curves").scroll_into_view_if_needed()
+    page.wait_for_selector(".curves-rule")
+    box = page.locator("#emergence-curves .nsewdrag").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(page.locator("#emergence-curves .hoverlayer .legendtitletext")).to_have_text("step 5")
 
 
 def test_a_step_of_the_scrubber_is_quick(report: Report, open_page) -> None:

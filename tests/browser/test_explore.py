@@ -206,3 +206,15 @@ def test_the_last_experts_of_a_layer_cannot_be_switched_off(page: Page) -> None:
     assert "switch another on first" in settled(page)
     assert page.locator("#experts [aria-pressed=true]").count() == pressed
     assert asked == []
+    page.locator(f"input[name=layer][value='{LAYERS[0]}']").check()
+    assert settled(page).startswith("Step 5: ")  # it was of the click alone
+    assert page.locator("#status.alert").count() == 0
+
+
+def test_typed_text_is_there_again_after_another_address(page: Page, address: str) -> None:
+    said = type_and_read(page, "the whale")
+    page.goto("about:blank")
+    page.goto(address)
+    assert settled(page) == said
+    assert page.locator("#text").input_value() == "the whale"
+    assert "not known: what the report calls a keyword is a word" in page.locator("#result").inner_text()

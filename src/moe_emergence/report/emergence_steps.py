@@ -18,7 +18,7 @@ from moe_emergence.report import numbers
 from moe_emergence.report.verdicts import corrected_share, fresh_range, null_range, share_with_interval
 
 HUNDREDTHS = 100
-"""Weights, entropies and losses are kept to what the page prints, two decimals: nothing is rounded twice."""
+"""Weights, margins, entropies and losses are kept to what the page prints, two decimals: nothing is rounded twice."""
 ABSENT = 0xFFFF
 
 
@@ -67,13 +67,13 @@ def packed(values: NDArray[Any], kind: str) -> str:
 def _layer(
     run: Run, trace: Trace, layer: LayerTrace, tokens: Int[np.ndarray, " tokens"], row: InformationRow | None
 ) -> dict[str, Any]:
-    """[tokens, k] experts and weights, [tokens] entropies; [domains, experts] assignments; loads; measures."""
+    """[tokens, k] experts, `_certainty`, [tokens] entropies; [domains, experts] assignments; loads; measures."""
     counts = domain_counts(trace, layer, len(run.manifest.data.domains))
     load = routing.load_of_counts(torch.from_numpy(counts.sum(0)), torch.float64)
     slots = layer.experts.shape[1]
     return {
         "experts": packed(layer.experts[tokens], "u1"),
-        "weights": packed(np.minimum(hundredths(layer.weights[tokens]), 0xFF), "u1"),
+        **_certainty(layer, tokens),
         "entropy": packed(hundredths(layer.entropy[tokens]), "<u2"),
         "counts": counts.tolist(),
         "hot": routing.hot_experts(load, slots).nonzero().flatten().tolist(),
@@ -82,6 +82,14 @@ def _layer(
         "drift": _drift(layer),
         "information": None if row is None else _information(row),
     }
+
+
+def _certainty(layer: LayerTrace, tokens: Int[np.ndarray, " tokens"]) -> dict[str, str | None]:
+    """[tokens, k] weights; where each token has one expert with a weight of 1, which says nothing, [tokens] margins."""
+    weights = hundredths(layer.weights[tokens])
+    if weights.shape[1] == 1 and (weights == HUNDREDTHS).all():
+        return {"weights": None, "margins": packed(hundredths(layer.margin[tokens]), "u1")}
+    return {"weights": packed(np.minimum(weights, 0xFF), "u1"), "margins": None}
 
 
 def domain_counts(trace: Trace, layer: LayerTrace, domains: int) -> Counts:

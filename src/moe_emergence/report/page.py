@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,6 @@ from moe_emergence.report.pictures import Picture, keep
 from moe_emergence.report.scripts import Script, own_script, plotly_script
 from moe_emergence.report.specialists import specialists
 from moe_emergence.report.statements import statements
-from moe_emergence.report.verdicts import final_information, information_finding
 from moe_emergence.report.visible import visible
 from moe_emergence.training.neighbour import FRESH_GATES
 
@@ -113,9 +111,8 @@ def _context(suite: Suite, tables: Tables, progress: Progress) -> dict[str, Any]
         "answers": answers(suite, tables),
         "fresh_gates": FRESH_GATES,
         "emergence": emerging,
-        "emergence_finding": _emergence_finding(tables, emerging),
         "scripts": scripts,
-        "expert_rules": style_rules(max((arm["experts"] for arm in emerging["arms"]), default=0)) if emerging else "",
+        "expert_rules": style_rules(max((run["experts"] for run in emerging["runs"]), default=0)) if emerging else "",
         "changes": {arm.name: readable_changes(arm) for arm in suite.arms},
         "tables": page_tables(suite, tables),
         "statements": list(statements(suite, tables)),
@@ -132,14 +129,6 @@ def _context(suite: Suite, tables: Tables, progress: Progress) -> dict[str, Any]
         "facts": _facts(suite, tables),
         "environments": _environments(suite.runs),
     }
-
-
-def _emergence_finding(tables: Tables, emerging: Mapping[str, Any] | None) -> str:
-    """Of the runs that are drawn: one an arm."""
-    drawn = {(arm["name"], arm["seed"]) for arm in emerging["arms"]} if emerging else set()
-    rows = tuple(row for row in tables.information if (row.arm, row.seed) in drawn)
-    own = replace(tables, information=rows)
-    return information_finding(own) if final_information(own) else "Domain information and drift"
 
 
 def _pictures(suite: Suite, tables: Tables, progress: Progress) -> Iterator[Picture]:

@@ -12,7 +12,7 @@ from moe_emergence.analysis.files import replace_file
 from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.style import add_title, styled
-from moe_emergence.report.svg import cropped, data_uri, numbered
+from moe_emergence.report.svg import compact, cropped, data_uri, numbered
 
 PNG_DOTS_PER_INCH = 170
 CSS_DOTS_PER_INCH = 96
@@ -50,7 +50,7 @@ def keep(drawing: Drawing, folder: Path) -> Picture:
         title=drawing.title,
         reading=drawing.reading,
         tables=drawing.tables,
-        source=data_uri(cropped(svg, added * POINTS_PER_INCH)),
+        source=data_uri(cropped(compact(svg), added * POINTS_PER_INCH)),
         width=width,
         height=height,
     )

@@ -9,6 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 LINE_SHARE, LINE_SECONDS = 0.1, 10.0
 """A plain line comes after this share of the steps or this time, whichever is first."""
 
+AT_ONCE_SECONDS = 0.02
+"""What takes less was not done but found done."""
+
 
 class RunConsole:
     """The progress of one run after another, on stderr: results go to stdout.
@@ -91,7 +94,8 @@ class StageConsole:
         self._quiet = quiet
         self._console = Console(stderr=True)
         self._progress: Progress | None = None
-        self._stage, self._began, self._said = "", 0.0, time.monotonic()
+        self._stage, self._pace = "", _Pace(0.0)
+        self._said, self._said_of = time.monotonic(), ""
 
     def __enter__(self) -> "StageConsole":
         return self
@@ -106,23 +110,48 @@ class StageConsole:
         now = time.monotonic()
         if stage != self._stage:
             self._close()
-            self._stage, self._began = stage, now
+            self._stage, self._pace = stage, _Pace(now)
             if self._console.is_terminal and not self._console.is_dumb_terminal:
                 self._progress = _bar(self._console)
                 self._progress.add_task(stage, total=total, measures="")
                 self._progress.start()
-        left = _duration((now - self._began) / done * (total - done)) if done else "–"
+        self._show(done, total, self._pace.measures(done, total, now), now)
+
+    def _show(self, done: int, total: int, measures: str, now: float) -> None:
         if self._progress is not None:
-            self._progress.update(self._progress.task_ids[0], completed=done, total=total, measures=f"{left} left")
-        elif done and now - self._said >= LINE_SECONDS:
-            self._said = now
-            text = f"{stage}: {done}/{total}, {left} left"
+            self._progress.update(self._progress.task_ids[0], completed=done, total=total, measures=measures)
+            return
+        due = now - self._said >= LINE_SECONDS
+        ends = done == total and self._said_of == self._stage
+        if done and (due or ends):
+            self._said, self._said_of = now, "" if done == total else self._stage
+            text = ", ".join(filter(None, (f"{self._stage}: {done}/{total}", measures)))
             self._console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
     def _close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+class _Pace:
+    """How fast a stage goes, from the parts that took time: those that were kept from earlier pass at once, and say
+    nothing of the others."""
+
+    def __init__(self, began: float) -> None:
+        self._began, self._seen = began, (0, began)
+        self._parts, self._seconds = 0, 0.0
+
+    def measures(self, done: int, total: int, now: float) -> str:
+        """`0:30 left`, at the end `done in 1:10`; nothing while no part took time."""
+        before, when = self._seen
+        self._seen = (done, now)
+        if done > before and now - when >= AT_ONCE_SECONDS * (done - before):
+            self._parts += done - before
+            self._seconds += now - when
+        if done == total:
+            return f"done in {_duration(now - self._began)}"
+        return f"{_duration(self._seconds / self._parts * (total - done))} left" if self._parts else ""
 
 
 class _Run:

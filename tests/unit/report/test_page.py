@@ -102,7 +102,7 @@ def test_every_expert_has_a_card_and_a_dead_one_says_so(pair: Path) -> None:
 def test_the_text_stands_in_the_page_with_the_colours_of_the_experts(pair: Path) -> None:
     page = (pair / "report.html").read_text("utf-8")
     shown = json.loads(re.search(r'id="emergence-data">(.*?)</script>', page, re.DOTALL)[1])
-    assert [arm["name"] for arm in shown["arms"]] == ["no_lb"]
+    assert shown["arms"] == ["no_lb"]
     assert "keyword" in shown["documents"][0]["classes"]
     assert ".x7 { background:" in page
     assert page.index('id="arms"') < page.index('id="emergence"') < page.index('id="shares"')
@@ -220,7 +220,8 @@ def test_of_several_seeds_long_tables_and_passages_show_the_first_and_say_so(tmp
     page = page_of(tmp_path, small(1, seeds=(42, 43)))
     for name in ("shares", "token_classes"):
         assert f'seed 42; every seed in <a href="tables/{name}.csv">' in page
-    assert "Seed 42 only." in page
+    assert "Both panels and the curves are of one seed: choose another" in page
+    assert '<select id="emergence-seed">' in page
     rows = re.search(r'<table data-table="shares">.*?</table>', page, re.DOTALL)
     assert rows is not None
     assert rows[0].count("<tr>") == 1 + 2 * 3 * 8
@@ -281,5 +282,7 @@ def test_environments_name_runs_by_arm_and_seed_and_the_curves_title_is_of_what_
         page = html.unescape(write_report(suite, tables).read_text("utf-8"))
     assert "Environment of dense, seeds 42 and 43; moe, seeds 42 and 43; no_lb, seed 42" in page
     assert "Environment of no_lb, seed 43" in page
-    title = re.search(r'<figure class="emergence-figure">\s*<h3>([^<]*)</h3>', page)[1]
-    assert title.startswith("Most domain information at the end: moe, layer 3: 20")
+    shown = json.loads(re.search(r'id="emergence-data">(.*?)</script>', page, re.DOTALL)[1])
+    third = {finding["seed"]: finding["text"] for finding in shown["findings"] if finding["layer"] == 3}
+    assert third[42].startswith("Layer 3, seed 42: most domain information at the end: moe: 20")
+    assert third[43].startswith("Layer 3, seed 43: most domain information at the end: moe: 90")

@@ -213,6 +213,40 @@ def test_a_stage_writes_a_line_now_and_then_with_the_time_left(
     ]
 
 
+def test_parts_found_done_say_nothing_of_the_time_left_and_a_stage_that_had_lines_says_that_it_is_done(
+    log: io.StringIO, clock: list[float]
+) -> None:
+    with StageConsole() as progress:
+        clock[0] = 11.0
+        for done in range(561):  # kept from an earlier analysis: all pass at once
+            progress("moe: causal tests", done, 1001)
+        for done in range(561, 1002):
+            clock[0] += 0.125
+            progress("moe: causal tests", done, 1001)
+        progress("top2: causal tests", 0, 2)
+        progress("top2: causal tests", 2, 2)  # no line before, so none at its end
+    first, *lines, last = log.getvalue().splitlines()
+    assert first == "moe: causal tests: 1/1001"
+    paces = ((640, "45"), (720, "35"), (800, "25"), (880, "15"), (960, "05"))
+    assert lines == [f"moe: causal tests: {done}/1001, 0:{seconds} left" for done, seconds in paces]
+    assert last == "moe: causal tests: 1001/1001, done in 0:55"
+
+
+def test_a_stage_that_starts_half_done_has_no_time_left_to_tell(log: io.StringIO, clock: list[float]) -> None:
+    with StageConsole() as progress:
+        clock[0] = 10.0
+        progress("causal tests", 560, 1001)
+    assert log.getvalue().splitlines() == ["causal tests: 560/1001"]
+
+
+def test_a_bar_says_when_its_stage_is_done(terminal: io.StringIO, clock: list[float]) -> None:
+    with StageConsole() as progress:
+        progress("causal tests", 0, 2)
+        clock[0] = 70.0
+        progress("causal tests", 2, 2)
+    assert "2/2 done in 1:10" in ESCAPES.sub("", terminal.getvalue())
+
+
 def test_stages_that_are_short_each_still_write_a_line_now_and_then(
     log: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@
   let last = "/read"; // what a change of step or of experts asks for again
   let answered = "/read"; // what the answer shown was asked for by
   let asking = false;
+  let passing = false; // whether what is said is of one click alone, and not of the answer
   let wanted = null;
 
   const layer = () => Number(document.querySelector("input[name=layer]:checked").value);
@@ -28,6 +29,7 @@
   };
 
   function say(message, wrong) {
+    passing = false;
     at("status").textContent = message;
     at("status").classList.toggle("alert", wrong === true);
   }
@@ -165,12 +167,21 @@
     button.textContent = `${expert} · ${percent(share)}`;
     button.addEventListener("click", () => {
       const experts = off.get(layer());
-      if (!experts.has(expert) && facts.experts - experts.size <= facts.top_k) return say(tooFew(), true);
+      if (!experts.has(expert) && facts.experts - experts.size <= facts.top_k) return refuseClick(tooFew());
       if (!experts.delete(expert)) experts.add(expert);
       button.setAttribute("aria-pressed", String(experts.has(expert)));
       ask(last);
     });
     return button;
+  }
+
+  function refuseClick(message) {
+    say(message, true);
+    passing = true;
+  }
+
+  function forgetClick() {
+    if (passing) report();
   }
 
   function tooFew() {
@@ -259,6 +270,23 @@
     at(id).replaceChildren(head, body);
   }
 
+  // The text is there again after another address, as long as the tab is open; where nothing may be stored it is not.
+  function keepText() {
+    try {
+      sessionStorage.setItem("text", at("text").value);
+    } catch {
+      return;
+    }
+  }
+
+  function keptText() {
+    try {
+      return sessionStorage.getItem("text");
+    } catch {
+      return null;
+    }
+  }
+
   at("read").addEventListener("click", () => ask("/read"));
   at("continue").addEventListener("click", () => ask("/continue"));
   at("text").addEventListener("keydown", (event) => {
@@ -267,12 +295,20 @@
       ask("/read");
     }
   });
+  at("text").addEventListener("input", () => {
+    forgetClick();
+    keepText();
+  });
   at("step").addEventListener("input", () => {
     at("step-shown").textContent = String(step());
     ask(last);
   });
-  at("layers").addEventListener("change", () => answer !== null && show());
+  at("layers").addEventListener("change", () => {
+    forgetClick();
+    if (answer !== null) show();
+  });
   at("listed").addEventListener("toggle", () => at("listed").open && showList());
   setStep(facts.steps.length - 1); // browsers restore what it was before a reload
+  at("text").value = keptText() ?? at("text").value;
   ask("/read");
 })();

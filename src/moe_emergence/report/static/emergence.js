@@ -4,11 +4,11 @@
   if (source === null) return;
   const data = JSON.parse(source.textContent);
   const find = (name) => document.getElementById(`emergence-${name}`);
-  const armNamed = (name) => data.arms.find((arm) => arm.name === name);
-  const steps = MoEData.distinct(data.arms.flatMap((arm) => arm.steps.map((trace) => trace.step)));
-  const layers = MoEData.distinct(data.arms.flatMap((arm) => arm.layers));
-  const last = data.arms[0].steps.at(-1).step;
-  const state = { place: steps.indexOf(last), layer: layers.at(-1), arm: data.arms[0].name, versus: data.versus, document: 0 };
+  const steps = MoEData.distinct(data.runs.flatMap((run) => run.steps.map((trace) => trace.step)));
+  const layers = MoEData.distinct(data.runs.flatMap((run) => run.layers));
+  const state = { layer: layers.at(-1), seed: data.seeds[0], arm: data.arms[0], versus: data.versus, document: 0 };
+  const runOf = (arm) => MoEData.runOf(data, arm, state.seed);
+  state.place = steps.indexOf(runOf(state.arm).steps.at(-1).step);
   const slow = matchMedia("(prefers-reduced-motion: reduce)");
   let playing = null;
 
@@ -16,7 +16,7 @@
     field,
     panel: MoEPanel.panel(find(place), data, (...at) => panels.forEach(({ panel }) => panel.point(...at))),
   }));
-  const curves = MoECurves.curves(find("curves"), data, steps, (place) => change({ place }));
+  const curves = MoECurves.curves(find("curves"), steps, (place) => change({ place }));
 
   function options(select, entries, label) {
     select.replaceChildren(...entries.map((entry, place) => {
@@ -32,7 +32,9 @@
   }
 
   function address() {
-    const parts = { step: steps[state.place], layer: state.layer, arm: state.arm };
+    const parts = { step: steps[state.place], layer: state.layer };
+    if (data.seeds.length > 1) parts.seed = state.seed;
+    parts.arm = state.arm;
     if (state.versus !== null) parts.versus = state.versus;
     parts.document = data.documents[state.document].name;
     return `#${new URLSearchParams(parts)}`;
@@ -43,7 +45,10 @@
       Math.abs(value - wanted) < Math.abs(values[best] - wanted) ? place : best, 0);
   }
 
-  const KEYS = ["step", "layer", "arm", "versus", "document"];
+  const KEYS = ["step", "layer", "seed", "arm", "versus", "document"];
+
+  // What stands beside an arm where the address does not say: what stands there, if that is another.
+  const besides = (arm) => [state.versus, data.versus, ...data.arms].find((other) => other !== arm);
 
   // What the address asks for; what it says that is not so is passed over, numbers beyond the ends are those at the ends.
   function asked() {
@@ -52,8 +57,10 @@
     const found = {};
     if (number("step") !== null) found.place = nearest(steps, number("step"));
     if (number("layer") !== null) found.layer = layers[nearest(layers, number("layer"))];
-    if (armNamed(given.get("arm"))) found.arm = given.get("arm");
-    if (state.versus !== null && armNamed(given.get("versus"))) found.versus = given.get("versus");
+    if (data.seeds.includes(number("seed"))) found.seed = number("seed");
+    if (data.arms.includes(given.get("arm"))) found.arm = given.get("arm");
+    if (state.versus !== null && data.arms.includes(given.get("versus"))) found.versus = given.get("versus");
+    else if (state.versus !== null && found.arm !== undefined) found.versus = besides(found.arm);
     const document_ = data.documents.findIndex((shown) => shown.name === given.get("document"));
     if (document_ >= 0) found.document = document_;
     return found;
@@ -75,15 +82,19 @@
     range.setAttribute("aria-valuetext", `step ${step}`);
     find("at").textContent = `step ${step.toLocaleString("en")}`;
     find("layer").value = String(layers.indexOf(state.layer));
+    find("seed").value = String(data.seeds.indexOf(state.seed));
     find("document").value = String(state.document);
     const shown = data.documents[state.document];
     find("source").textContent = shown.source;
     for (const { field, panel } of panels) {
       if (state[field] === null) continue;
-      find(field).value = String(data.arms.findIndex((arm) => arm.name === state[field]));
-      panel.show({ arm: armNamed(state[field]), step, layer: state.layer, shown });
+      find(field).value = String(data.arms.indexOf(state[field]));
+      panel.show({ run: runOf(state[field]), step, layer: state.layer, seed: state.seed, shown });
     }
-    curves.show(state.layer);
+    const finding = data.findings.find(({ layer, seed }) => layer === state.layer && seed === state.seed);
+    find("finding").textContent = finding.text;
+    const runs = data.arms.map(runOf).filter((run) => run.seed === state.seed);
+    curves.show({ runs, layer: state.layer, where: finding.where });
     curves.mark(state.place);
     find("link").href = address();
   }
@@ -114,7 +125,9 @@
   function begin() {
     options(find("layer"), layers, (layer) => `layer ${layer}`);
     options(find("document"), data.documents, nameOf);
-    for (const { field } of panels) options(find(field), data.arms, (arm) => (data.arms.some((other) => other.seed !== arm.seed) ? `${arm.name}, seed ${arm.seed}` : arm.name));
+    options(find("seed"), data.seeds, String);
+    find("seed").parentElement.hidden = data.seeds.length === 1;
+    for (const { field } of panels) options(find(field), data.arms, (arm) => arm);
     find("step").max = String(steps.length - 1);
     find("step").disabled = find("play").disabled = steps.length === 1;
     find("second").hidden = state.versus === null;
@@ -124,9 +137,10 @@
     });
     find("play").addEventListener("click", () => (playing === null ? play() : pause()));
     find("layer").addEventListener("change", (event) => change({ layer: layers[Number(event.target.value)] }));
+    find("seed").addEventListener("change", (event) => change({ seed: data.seeds[Number(event.target.value)] }));
     find("document").addEventListener("change", (event) => change({ document: Number(event.target.value) }));
     for (const { field } of panels) {
-      find(field).addEventListener("change", (event) => change({ [field]: data.arms[Number(event.target.value)].name }));
+      find(field).addEventListener("change", (event) => change({ [field]: data.arms[Number(event.target.value)] }));
     }
     addEventListener("hashchange", follow);
     find("view").hidden = false;

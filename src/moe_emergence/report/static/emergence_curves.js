@@ -15,9 +15,9 @@ const MoECurves = (() => {
     return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   }
 
-  function of(arm, layer, steps) {
-    const place = arm.layers.indexOf(layer);
-    const traces = place < 0 ? [] : arm.steps;
+  function of(run, layer, steps) {
+    const place = run.layers.indexOf(layer);
+    const traces = place < 0 ? [] : run.steps;
     return traces.map((trace) => ({ ...trace.layers[place], at: steps.indexOf(trace.step) }));
   }
 
@@ -42,10 +42,10 @@ const MoECurves = (() => {
     const at = MoEData.distinct(found.map((point) => point.at));
     const ends = (side, pick) =>
       at.map((step) => pick(...found.filter((p) => p.at === step).map((p) => p.information.null.ends[side])));
-    const edge = { x: at, mode: "lines", line: { width: 0 }, hoverinfo: "skip", legendgroup: "null" };
+    const edge = { x: at, mode: "lines", line: { width: 1, color: colour("--band") }, hoverinfo: "skip", legendgroup: "null" };
     return [
       { ...edge, y: ends(0, Math.min), showlegend: false },
-      { ...edge, y: ends(1, Math.max), fill: "tonexty", fillcolor: "rgba(128, 128, 128, 0.35)", name: "permuted documents" },
+      { ...edge, y: ends(1, Math.max), fill: "tonexty", fillcolor: colour("--band"), name: "permuted documents" },
     ];
   }
 
@@ -58,7 +58,7 @@ const MoECurves = (() => {
       y: point.information.fresh.ends,
       mode: "lines",
       line: { color: arm.colour, width: 5 },
-      opacity: 0.5,
+      opacity: Number(colour("--pale")),
       hoverinfo: "skip",
       name: "untrained gates",
       legendgroup: "fresh",
@@ -66,8 +66,8 @@ const MoECurves = (() => {
     }));
   }
 
-  function traces(data, layer, steps) {
-    const arms = data.arms.map((arm) => ({ arm, points: of(arm, layer, steps) }));
+  function traces({ runs, layer }, steps) {
+    const arms = runs.map((arm) => ({ arm, points: of(arm, layer, steps) }));
     const measured = arms.map(({ arm, points }) => ({ arm, points: points.filter((p) => p.information !== null) }));
     const moved = arms.map(({ arm, points }) => ({ arm, points: points.filter((p) => p.drift !== null) }));
     return [
@@ -80,7 +80,7 @@ const MoECurves = (() => {
 
   const heading = (text, y) => ({ text, x: 0, y, xref: "paper", yref: "paper", xanchor: "left", yanchor: "bottom", showarrow: false });
 
-  function layout(steps) {
+  function layout({ where }, steps) {
     const grid = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true };
     return {
       height: 520,
@@ -95,7 +95,7 @@ const MoECurves = (() => {
       xaxis: { ...grid, tickvals: steps.map((_, place) => place), ticktext: steps.map(String), title: { text: "step" }, anchor: "y2", fixedrange: true, range: [-0.4, steps.length - 0.6] },
       yaxis: { ...grid, domain: [0.54, 0.94], tickformat: ".0%", fixedrange: true },
       yaxis2: { ...grid, domain: [0, 0.4], rangemode: "tozero", fixedrange: true },
-      annotations: [heading("domain information, % of H(D)", 0.95), heading("drift from the ancestor, ‖W − W₀‖ ÷ ‖W₀‖", 0.41)],
+      annotations: [heading(`${where}: domain information, % of H(D)`, 0.95), heading(`${where}: drift, ‖W − W₀‖ ÷ ‖W₀‖`, 0.41)],
     };
   }
 
@@ -113,18 +113,29 @@ const MoECurves = (() => {
     };
   }
 
-  // `show(layer)` draws, `mark(place)` moves the line; `picked` is called with the place of a step that was clicked.
-  function curves(element, data, steps, picked) {
-    let layer = null;
+  // Plotly heads what it says of a point with the tick's label, and a template would know the tick's place alone.
+  function headed(element) {
+    const layer = element.querySelector(".hoverlayer");
+    new MutationObserver(() => {
+      const title = layer.querySelector(".legendtitletext");
+      if (title !== null && /^\d/.test(title.textContent)) title.textContent = `step ${title.textContent}`;
+    }).observe(layer, { childList: true, subtree: true });
+  }
+
+  // `show({runs, layer, where})` draws, `mark(place)` moves the line; `where` says of which layer and seed the curves are.
+  // `picked` is called with the place of a step that was clicked.
+  function curves(element, steps, picked) {
+    let view = null;
     let at = 0;
     let near = false;
     let stand = null;
 
     function draw() {
-      if (!near || layer === null) return;
-      Plotly.react(element, traces(data, layer, steps), layout(steps), CONFIG);
+      if (!near || view === null) return;
+      Plotly.react(element, traces(view, steps), layout(view, steps), CONFIG);
       if (stand !== null) return;
       stand = standing(element);
+      headed(element);
       stand(at);
       element.on("plotly_afterplot", () => stand(at));
       element.on("plotly_click", (event) => picked(Math.round(event.points[0].x)));
@@ -142,8 +153,8 @@ const MoECurves = (() => {
 
     return {
       show(next) {
-        if (next === layer) return;
-        layer = next;
+        if (view !== null && next.where === view.where) return;
+        view = next;
         draw();
       },
       mark(place) {

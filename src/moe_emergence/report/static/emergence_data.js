@@ -22,21 +22,23 @@ const MoEData = (() => {
   const lossOf = remembered((step) => pairs(step.loss));
   const routesOf = remembered((layer) => ({
     experts: bytes(layer.experts),
-    weights: bytes(layer.weights),
+    weights: layer.weights === null ? null : bytes(layer.weights),
+    margins: layer.margins === null ? null : bytes(layer.margins),
     entropy: pairs(layer.entropy),
   }));
 
   // The tokens of one document as MoETokens shows them.
-  function tokens(arm, step, layer, shown) {
+  function tokens(run, step, layer, shown) {
     const routes = routesOf(layer);
     const loss = lossOf(step);
     return shown.texts.map((text, place) => {
       const at = shown.start + place;
-      const slots = Array.from({ length: arm.slots }, (_, slot) => at * arm.slots + slot);
+      const slots = Array.from({ length: run.slots }, (_, slot) => at * run.slots + slot);
       return {
         text,
         experts: slots.map((slot) => routes.experts[slot]),
-        weights: slots.map((slot) => routes.weights[slot] / HUNDREDTHS),
+        weights: slots.map((slot) => (routes.weights === null ? 1 : routes.weights[slot] / HUNDREDTHS)),
+        margin: routes.margins === null ? null : routes.margins[at] / HUNDREDTHS,
         entropy: exact(routes.entropy[at]),
         loss: exact(loss[at]),
         label: shown.classes === null ? null : shown.classes[place],
@@ -45,9 +47,15 @@ const MoEData = (() => {
     });
   }
 
-  // The arm's last trace at or before a step; its first one where it has none yet.
-  function traceAt(arm, step) {
-    return arm.steps.findLast((trace) => trace.step <= step) || arm.steps[0];
+  // The run's last trace at or before a step; its first one where it has none yet.
+  function traceAt(run, step) {
+    return run.steps.findLast((trace) => trace.step <= step) || run.steps[0];
+  }
+
+  // The arm's run of a seed; its first one where it has none of that seed.
+  function runOf(data, arm, seed) {
+    const own = data.runs.filter((run) => run.name === arm);
+    return own.find((run) => run.seed === seed) || own[0];
   }
 
   const sum = (values) => values.reduce((total, value) => total + value, 0);
@@ -64,5 +72,5 @@ const MoEData = (() => {
 
   const distinct = (values) => [...new Set(values)].sort((one, other) => one - other);
 
-  return { tokens, traceAt, shares, distinct };
+  return { tokens, traceAt, runOf, shares, distinct };
 })();

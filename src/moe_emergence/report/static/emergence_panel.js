@@ -1,4 +1,4 @@
-// One arm at one step and layer: its measures, the text on its experts' colours, domains x experts and loads.
+// One run at one step and layer: its measures, the text on its experts' colours, domains x experts and loads.
 const MoEPanel = (() => {
   const percent = (share) => (share === null ? "–" : (100 * share).toFixed(1));
 
@@ -65,47 +65,59 @@ const MoEPanel = (() => {
     return data.shades[Math.round(middle * (1 + Math.min(1, Math.max(-1, above))))];
   }
 
-  function fillTable(data, shown, arm, layer) {
+  function fillTable(data, shown, run, layer) {
     const { domains, load } = MoEData.shares(layer);
-    const widest = 2 ** data.limit / arm.experts; // no load is above the largest share
+    const widest = 2 ** data.limit / run.experts; // no load is above the largest share
     shown.caption.textContent =
-      `% of each domain's assignments, on the whole probe set; uniform: 1/E = ${percent(1 / arm.experts)} %`;
+      `% of each domain's assignments, on the whole probe set; uniform: 1/E = ${percent(1 / run.experts)} %`;
     shown.rows.forEach((row, expert) => {
       row.cells.forEach((cell, domain) => {
         const share = domains[domain][expert];
         put(cell, share, percent(share));
-        const [ground, ink] = share === null ? ["", ""] : shade(data, share, arm.experts);
+        const [ground, ink] = share === null ? ["", ""] : shade(data, share, run.experts);
         cell.style.backgroundColor = ground;
         cell.style.color = ink;
       });
       put(row.load, load[expert], percent(load[expert]));
       row.fill.style.width = `${Math.min(100, (100 * load[expert]) / widest)}%`;
-      row.uniform.style.left = `${100 / arm.experts / widest}%`;
+      row.uniform.style.left = `${100 / run.experts / widest}%`;
       const word = layer.hot.includes(expert) ? "hot" : layer.dead.includes(expert) ? "dead" : "";
       row.word.textContent = word;
       row.load.dataset.state = word;
     });
   }
 
-  function measures(layer) {
+  const ONLY_AT_THE_ENDS = "only at the first and last step";
+  const NOT_MEASURED = "not measured at this step";
+
+  // The same lines at every step: of what is measured at one of `all` the layer's steps.
+  function measures(layer, all) {
     const found = layer.information;
-    const said = found === null ? [] : [
-      ["domain information, % of H(D)", found.value, found.text, "information"],
-      ["permuted documents would show", null, found.null.text, "null"],
-    ];
-    if (found !== null && found.fresh !== null) said.push(["untrained gates show", null, found.fresh.text, "fresh"]);
+    const said = [];
+    if (all.some((one) => one.information !== null)) {
+      said.push(["domain information, % of H(D)", found?.value ?? null, found?.text ?? NOT_MEASURED, "information"]);
+      said.push(["permuted documents would show", null, found?.null.text ?? NOT_MEASURED, "null"]);
+    }
+    if (all.some((one) => one.information?.fresh)) {
+      said.push(["untrained gates show", null, found?.fresh?.text ?? ONLY_AT_THE_ENDS, "fresh"]);
+    }
     said.push(["effective experts", layer.effective.value, layer.effective.text, "effective"]);
     if (layer.drift !== null) said.push(["drift from the ancestor", layer.drift.value, layer.drift.text, "drift"]);
     return said;
   }
 
-  function fillMeasures(list, layer) {
-    const items = measures(layer).map(([term, value, text, name]) => {
+  const longest = (texts) => texts.reduce((best, text) => (text.length > best.length ? text : best), "");
+
+  // Each number has the room of the longest one of any step, so that nothing below moves with the scrubber.
+  function fillMeasures(list, layer, all) {
+    const ever = all.flatMap((one) => measures(one, all));
+    const items = measures(layer, all).map(([term, value, text, name]) => {
       const item = made("div");
       const detail = made("dd");
       const number = made("data", "", text);
       if (value !== null) number.value = String(value);
       number.dataset.measure = name;
+      detail.dataset.room = longest(ever.filter((one) => one[3] === name).map((one) => one[2]));
       detail.append(number);
       item.append(made("dt", "", term), detail);
       return item;
@@ -113,7 +125,7 @@ const MoEPanel = (() => {
     list.replaceChildren(...items);
   }
 
-  // `show({arm, step, layer, shown})`; `pointed` is called as MoETokens' `chosen` is, `point` does so in this panel.
+  // `show({run, step, layer, seed, shown})`; `pointed` is called as MoETokens' `chosen` is, `point` does so in this panel.
   function panel(element, data, pointed) {
     const note = made("p", "panel-note");
     const list = made("dl", "panel-measures");
@@ -130,27 +142,28 @@ const MoEPanel = (() => {
     let view = null;
     let grid = null;
 
-    function prepare(arm) {
-      if (arm.experts === experts) return;
-      experts = arm.experts;
+    function prepare(run) {
+      if (run.experts === experts) return;
+      experts = run.experts;
       view = MoETokens.view(text, { experts, chosen: pointed, label: "probe text, coloured by expert" });
       grid = table(data, experts);
       scroll.replaceChildren(grid.element);
     }
 
-    function show({ arm, step, layer, shown }) {
-      const trace = MoEData.traceAt(arm, step);
-      const place = arm.layers.indexOf(layer);
+    function show({ run, step, layer, seed, shown }) {
+      const trace = MoEData.traceAt(run, step);
+      const place = run.layers.indexOf(layer);
+      const other = run.seed === seed ? "" : `no run of seed ${seed}; this is seed ${run.seed}`;
       const late = trace.step === step ? "" : `no trace at step ${step}; this is step ${trace.step}`;
-      note.textContent = [arm.going ? `still going, last trace at step ${arm.steps.at(-1).step}` : "", late]
+      note.textContent = [other, run.going ? `still going, last trace at step ${run.steps.at(-1).step}` : "", late]
         .filter(Boolean).join("; ");
-      absent.textContent = place < 0 ? `no experts in layer ${layer}: they are in ${arm.layers.join(", ")}` : "";
+      absent.textContent = place < 0 ? `no experts in layer ${layer}: they are in ${run.layers.join(", ")}` : "";
       whole.hidden = place < 0;
       if (place < 0) return;
-      prepare(arm);
-      fillMeasures(list, trace.layers[place]);
-      view.show(MoEData.tokens(arm, trace, trace.layers[place], shown));
-      fillTable(data, grid, arm, trace.layers[place]);
+      prepare(run);
+      fillMeasures(list, trace.layers[place], run.steps.map((one) => one.layers[place]));
+      view.show(MoEData.tokens(run, trace, trace.layers[place], shown));
+      fillTable(data, grid, run, trace.layers[place]);
     }
 
     const point = (index, sticks) => view !== null && (sticks ? view.select(index) : view.say(index));

@@ -7,7 +7,8 @@
 //   label     optional: what the text is, for screen readers
 //   chosen    optional, called with (index or null, sticks) when the reader points at another token; it sticks when
 //             clicked or focused, so that another view can `select` it, and else `say` what is known of it
-// A token is {text, experts, weights, entropy, loss, label, mark}, most probable expert first; what is not known is null.
+// A token is {text, experts, weights, margin, entropy, loss, label, mark}, most probable expert first; what is not known
+// is null. It is paler the less weight its first expert has; where a margin is given, the smaller that is.
 // Text reaches the page through textContent alone.
 const MoETokens = (() => {
   const WEAKEST = 0.3; // of the expert's colour, so that its hue shows even at a weight of nothing
@@ -70,11 +71,13 @@ const MoETokens = (() => {
   const phase = (mark) => (mark === "prefill" ? "prompt (prefill)" : mark);
 
   function describe(token) {
+    const margin = number(token.margin, 2);
     const routes = token.experts.map((expert, slot) => {
       const weight = number(token.weights[slot], 2);
-      return weight === null ? `expert ${expert}` : `expert ${expert} (weight ${weight})`;
+      return weight === null || margin !== null ? `expert ${expert}` : `expert ${expert} (weight ${weight})`;
     });
     const said = [["token", spelled(token.text)], ["sent to", routes.join(", ")]];
+    if (margin !== null) said.push(["ahead of the second by", `${margin} of probability`]);
     const entropy = number(token.entropy, 2);
     const loss = number(token.loss, 2);
     if (entropy !== null) said.push(["entropy", `${entropy} nats`]);
@@ -108,7 +111,7 @@ const MoETokens = (() => {
     element.replaceChildren(text, readout);
 
     function paint(span, token) {
-      const colour = colours(token.experts[0], token.weights[0] ?? 1);
+      const colour = colours(token.experts[0], token.margin ?? token.weights[0] ?? 1);
       span.className = `x${token.experts[0]}${token.mark ? ` mark-${token.mark === "decode" ? "decode" : "prefill"}` : ""}`;
       span.style.backgroundColor = colour.ground;
       span.style.color = colour.ink;
