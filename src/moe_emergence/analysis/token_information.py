@@ -2,8 +2,8 @@
 
 X is the token's id, or any whole number a token (a class); D its document's domain. Domains weigh equally: with n the
 counts of tokens of some labels, p(d,x,e) = n(d,x,e) / (D · n(d)), and both terms are of that one distribution. A router
-that goes by the token alone has I(E;D|X) = 0 however well its routes separate the domains. The two have ceilings of their own,
-H(E) and H(D|X), so bits of one do not compare with bits of the other: shares of the ceilings do.
+that goes by the token alone has I(E;D|X) = 0 however well its routes separate the domains. The terms have ceilings of
+their own, H(E) and H(D|X), so bits of one do not compare with bits of the other; shares of the ceilings do.
 """
 
 from collections.abc import Callable, Iterator

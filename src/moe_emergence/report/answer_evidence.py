@@ -1,4 +1,4 @@
-"""Is it topic or syntax, and does it matter: the answer box's sentences on what is behind the verdicts."""
+"""Is it token or domain, and does it matter: the answer box's sentences on what is behind the verdicts."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.scoreboard import ALL_ARMS, ScoreRow
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
-from moe_emergence.report.evidence_findings import ALL_HOT, spread_layers
+from moe_emergence.report.evidence_findings import ADJUSTED, ALL_HOT, found_among, layers_that_pay, spread_layers
 from moe_emergence.report.evidence_tables import REROUTED
 from moe_emergence.report.numbers import listed, percent_range, plural, signed, span
 from moe_emergence.report.shown import at_last_step
@@ -28,11 +28,13 @@ def _token_or_domain(suite: Suite, tables: Tables) -> Iterator[str]:
     if not last:
         return
     begun = [row for row in rows if row.step == 0]
-    beyond = sum(row.domain_given_token_p < ALPHA for row in last)
+    beyond = sum(found_among([row.domain_given_token_p for row in last]))
+    known = [row.share_of_tokens for row in last]
+    untrained = f"; untrained gates, at step 0, {_given(begun)}" if begun else ""
     yield (
-        f"Of two tokens with one id the expert still tells their domain, {_given(last)} of H(D), beyond what the id "
-        f"settles in {beyond} of {plural(len(last), 'layer')} (p < {ALPHA} each); untrained gates, at step 0, "
-        f"{_given(begun)}."
+        f"Of two tokens with one id the expert still tells their domain, {_given(last)} of H(D|id), which the id "
+        f"leaves open, beyond chance in {beyond} of {plural(len(last), 'layer')} ({ADJUSTED.format('layers')}); on "
+        f"ids that domains share, {percent_range(min(known), max(known))} of tokens{untrained}."
     )
 
 
@@ -64,14 +66,16 @@ def _choice(suite: Suite, tables: Tables) -> Iterator[str]:
     if not judged:
         yield from [f"{ALL_HOT}."] if rows else []
         return
-    beyond = sum(row.p < ALPHA and row.regret > 0 for row in judged)
-    best, chance = [row.best_share for row in judged], [row.chance_share for row in judged]
+    shares = [[getattr(row, name) for row in judged] for name in ("best_share", "worst_share", "chance_share")]
+    best, worst, chance = (percent_range(min(values), max(values)) for values in shares)
     hot = len(rows) - len(judged)
     left = f"; {plural(hot, 'layer')} with a hot expert left out" if hot else ""
     yield (
         f"A token sent to another expert loses {span([row.regret for row in judged], _four)} nats on average, more "
-        f"than 0 in {beyond} of {plural(len(judged), 'layer')} (p < {ALPHA} each{left}); the chosen expert is the best "
-        f"for {percent_range(min(best), max(best))} of tokens, by chance for {percent_range(min(chance), max(chance))}."
+        f"than 0 in {layers_that_pay(judged)} of {plural(len(judged), 'layer')} ({ADJUSTED.format('layers')}{left}); "
+        f"the chosen expert is the best for {best} of tokens and the worst for {worst}, each by chance for {chance}: "
+        f"best above worst, which alone speaks for the choice, in "
+        f"{sum(row.best_low > row.worst_high for row in judged)} (intervals apart)."
     )
 
 

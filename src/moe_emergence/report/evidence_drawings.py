@@ -33,13 +33,14 @@ from moe_emergence.report.shown import at_last_step, first_runs, of_run, seed_no
 _TERMS: dict[Term, tuple[str, str]] = {
     "token": (
         "token-information",
-        "How much a token's id tells of its first expert, I(E;X), in bits; 0: nothing. Black: each document's ids "
-        "turned against its routes.",
+        "How much a token's id tells of its first expert, I(E;X), in bits; 0: nothing, at most H(E). Black: "
+        "each document's ids turned against its routes.",
     ),
     "domain_given_token": (
         "domain-given-token",
         "How much the first expert tells of the domain once the token's id is known, I(E;D|X), in bits; 0: the id "
-        "settles all. Black: what documents have beyond their tokens' own routes, with random signs.",
+        "settles all, at most H(D|X), which the id leaves open. Black: what documents have "
+        "beyond their tokens' own routes, with random signs.",
     ),
 }
 _DONE = {
@@ -140,7 +141,7 @@ def _regrets(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         reading=(
             "Share of tokens, in %, for which no expert would have given a smaller loss than the chosen one. Line and "
             f"ticks: chance, 1 ÷ (E − k + 1). {INTERVALS} Filled: the interval is above chance. An expert unlike the "
-            f"others is also the worst more often. {sample}{title}"
+            f"others is also the worst more often: only best above worst speaks for the choice. {sample}{title}"
         ),
         make=partial(best_choice_forest, rows, legend_of(suite)),
     )

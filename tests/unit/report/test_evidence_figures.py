@@ -68,7 +68,7 @@ def split(step: int, value: float, p: float, seed: int = 42) -> TokenSplitRow:
     return row_of(
         TokenSplitRow, arm="moe", seed=seed, layer=3, step=step, counted="first choice", x="token id", tokens=900,
         token_information=value, token_low=value - 0.1, token_high=value + 0.1, token_plug_in=value + 0.02,
-        token_null_low=0.03, token_null_high=0.05, token_p=p,
+        token_null_low=0.03, token_null_high=0.05, token_p=p, token_share=value / 2.5,
         domain_given_token=value / 4, domain_given_token_low=0.01, domain_given_token_high=0.4,
         domain_given_token_plug_in=value / 4, domain_given_token_p=p,
     )  # fmt: skip
@@ -85,10 +85,13 @@ def test_the_split_stands_beside_its_null_less_the_same_bias_at_both_ends(suite:
     assert [mark.get_xdata()[0] for mark in marks] == [0.8, 0.5]
     assert marks[1].get_markerfacecolor() == "white" != marks[0].get_markerfacecolor()
     assert title(found["token-information"]) == (
-        "A token's id tells most of its expert in moe, layer 3: 0.800 [0.700, 0.900] bits, from 0.500 [0.400, 0.600] "
-        "at step 0"
+        "A token's id tells most of its expert in moe, layer 3: 0.800 [0.700, 0.900] bits, 32 % of H(E), from 0.500 "
+        "[0.400, 0.600] bits, 20 % of H(E) at step 0"
     )
-    assert "in 1 of 1 layer (p < 0.05 each); most in moe, layer 3: 0.200" in title(found["domain-given-token"])
+    assert (
+        "in 1 of 1 layer (p < 0.05, Benjamini–Hochberg over layers); most in moe, layer 3: 0.200 [0.010, 0.400] "
+        in title(found["domain-given-token"])
+    )
     assert "Seed 42;" in found["token-information"].reading
 
 
@@ -133,7 +136,8 @@ def test_regret_stands_against_0_and_the_best_choice_against_chance(suite: Suite
     rows = [
         row_of(
             RegretRow, arm=arm, seed=42, step=4, layer=layer, domain=domain, regret=value, low=value - 0.1,
-            high=value + 0.1, p=p, best_share=best, best_low=best - 0.01, best_high=best + 0.01, chance_share=0.125,
+            high=value + 0.1, p=p, best_share=best, best_low=best - 0.01, best_high=best + 0.01, worst_share=0.15,
+            worst_low=0.14, worst_high=0.16, chance_share=0.125,
         )
         for arm, layer, domain, value, p, best in (
             ("moe", 2, None, 0.3, 0.01, 0.2), ("top2", 2, None, -0.2, 0.01, 0.13), ("moe", 2, "code", 9.0, 0.01, 0.9),
@@ -145,7 +149,8 @@ def test_regret_stands_against_0_and_the_best_choice_against_chance(suite: Suite
     assert set(axis.lines[0].get_xdata()) == {0}
     assert [line.get_xdata()[0] for line in axis.lines[2::2]] == [0.3, 0.8, -0.2]
     said = (
-        "The router's choice saves loss, beyond chance, in 1 of 2 layers (p < 0.05 each); most in moe, layer 2: +0.3000"
+        "The router's choice saves loss, beyond chance, in 1 of 2 layers (p < 0.05, Benjamini–Hochberg over layers); "
+        "most in moe, layer 2: +0.3000"
     )
     assert title(found["regret"]).startswith(said)
     for drawing in found.values():  # no_lb is planted with a hot expert: drawn, not counted
@@ -155,7 +160,10 @@ def test_regret_stands_against_0_and_the_best_choice_against_chance(suite: Suite
     marks = [line for line in best.lines if line.get_marker() == "o"]
     assert [mark.get_xdata()[0] for mark in marks] == [0.2, 0.8, 0.13]
     assert marks[2].get_markerfacecolor() == "white"  # its interval reaches below chance
-    assert "for 20.0 % [19.0, 21.0] of tokens, by chance for 12.5 %" in title(found["best-choice"])
+    assert title(found["best-choice"]) == (
+        "The chosen expert is a token's best more often than its worst in 1 of 2 layers (intervals apart); most in "
+        "moe, layer 2: best for 20.0 % [19.0, 21.0] of tokens, worst for 15.0 % [14.0, 16.0], each by chance for 12.5 %"
+    )
 
 
 def score(measure: str, rho: float | None, p: float, effect: str = "next: total") -> ScoreRow:
@@ -237,4 +245,7 @@ def test_a_swap_stands_beside_as_much_content(suite: Suite, tables: Tables) -> N
     assert (list(tick.get_xdata()), tick.get_marker()) == ([0.02], "|")
     assert list(mark.get_xdata()) == [0.05]
     assert axis.lines[6].get_markerfacecolor() == "white"
-    assert "in 1 of 2 layers × swaps; most math closed up, layer 2: +0.0300 bits" in title(drawing)
+    assert (
+        "in 1 of 2 layers × swaps (p < 0.05, Benjamini–Hochberg over them); most math closed up, layer 2: +0.0300 bits"
+        in title(drawing)
+    )
