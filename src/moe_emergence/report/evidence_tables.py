@@ -227,6 +227,7 @@ def _scores(tables: Tables) -> PageTable:
         Column(title="p, Benjamini–Hochberg", field="p_adjusted", show=n.p_value),
         Column(title="cells", field="cells", show=n.count),
         Column(title="runs", field="runs", show=n.count),
+        Column(title="seeds", field="seeds", show=n.count),
         Column(title="resampled", field="resampled"),
     ]
     return make_table(
