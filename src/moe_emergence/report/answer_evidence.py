@@ -8,8 +8,9 @@ from moe_emergence.analysis.scoreboard import ALL_ARMS, ScoreRow
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.evidence_findings import ADJUSTED, ALL_HOT, found_among, layers_that_pay, spread_layers
-from moe_emergence.report.evidence_tables import REROUTED
+from moe_emergence.report.evidence_tables import PER_AFFECTED, REROUTED, TOTAL, shown_scores
 from moe_emergence.report.numbers import listed, percent_range, plural, signed, span
+from moe_emergence.report.plain_names import measure_words
 from moe_emergence.report.shown import at_last_step
 
 
@@ -79,30 +80,33 @@ def _choice(suite: Suite, tables: Tables) -> Iterator[str]:
     )
 
 
-def rerouting_scores(tables: Tables) -> list[ScoreRow]:
-    """Every measure held at the last step against what rerouting an expert costs in all; of all arms together where
-    there are several."""
-    together = [row for row in tables.scores if row.arm == ALL_ARMS] or list(tables.scores)
-    last = max((row.step for row in together), default=0)
-    return [
-        row
-        for row in together
-        if row.step == last and row.effect.startswith(f"{REROUTED}: total") and row.rho is not None
-    ]
+def rerouting_scores(tables: Tables, kind: str) -> list[ScoreRow]:
+    """Every measure held at the last step against what rerouting an expert costs, of one of `PER_AFFECTED` and `TOTAL`;
+    of all arms together where there are several."""
+    return [row for row in shown_scores(tables) if row.effect.startswith(f"{REROUTED}: {kind}") and row.rho is not None]
 
 
 def _scoreboard(tables: Tables) -> Iterator[str]:
-    """Of the measures at the last step, which order experts as rerouting does."""
-    rows = rerouting_scores(tables)
-    if not rows:
+    """Of the measures at the last step, which order experts as rerouting does: a token first, since a total effect is
+    the share of tokens times that, and any measure that goes with load goes with it."""
+    rows, totals = rerouting_scores(tables, PER_AFFECTED), rerouting_scores(tables, TOTAL)
+    if not rows and not totals:
         return
-    found = [row for row in rows if row.p_adjusted is not None and row.p_adjusted < ALPHA]
-    named = listed([f"{row.measure} ({_rho(row)})" for row in found])
+    known = rows or totals
+    held = [f"what rerouting costs a token that used the expert: {_ordered(rows)}"] if rows else []
+    total = "the cost to all tokens, which contains how many use it"
+    held += [f"{total}: {_ordered(totals)}"] if totals else []
+    pooled = ", without layers that have a hot expert" if known[0].arm == ALL_ARMS else ""
     yield (
-        f"Of {plural(len(rows), 'observational measure')} held against what rerouting an expert costs, "
-        f"{named or 'none'} {'order' if len(found) > 1 else 'orders'} experts alike beyond chance (p < {ALPHA}, "
-        "Benjamini–Hochberg)."
+        f"Of {plural(len(known), 'observational measure')}, those that order experts beyond chance (p < {ALPHA}, "
+        f"Benjamini–Hochberg{pooled}) as {'; as '.join(held)}."
     )
+
+
+def _ordered(rows: Sequence[ScoreRow]) -> str:
+    found = [row for row in rows if row.p_adjusted is not None and row.p_adjusted < ALPHA]
+    ordered = sorted(found, key=lambda row: -abs(row.rho or 0.0))
+    return listed([f"{measure_words(row.measure)}, {_rho(row)}" for row in ordered]) or "none"
 
 
 def _rho(row: ScoreRow) -> str:

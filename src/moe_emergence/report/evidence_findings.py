@@ -15,6 +15,7 @@ from moe_emergence.analysis.specialisation import ALPHA
 from moe_emergence.analysis.statistics import benjamini_hochberg
 from moe_emergence.analysis.token_information import TokenSplitRow
 from moe_emergence.report.causal_figures import MEAN, excludes_zero
+from moe_emergence.report.evidence_tables import PER_AFFECTED
 from moe_emergence.report.numbers import (
     GAP,
     count,
@@ -27,6 +28,7 @@ from moe_emergence.report.numbers import (
     plural,
 )
 from moe_emergence.report.pattern_figures import Term, excess
+from moe_emergence.report.plain_names import measure_words
 
 ADJUSTED = f"p < {ALPHA}, Benjamini–Hochberg over {{}}"
 """What a count is judged by, and over what."""
@@ -160,15 +162,26 @@ def best_choice_finding(rows: Sequence[RegretRow]) -> str:
 
 
 def scoreboard_finding(rows: Sequence[ScoreRow]) -> str:
-    """How many measures order experts as knocking them out does, and which does best."""
+    """How many measures order experts as rerouting them does, and which does best: by what a token that used the expert
+    loses, then by all tokens' loss, which contains the load."""
+    kinds = {
+        "By what a token that used the expert loses": [row for row in rows if PER_AFFECTED in row.effect],
+        "by the loss of all tokens, which contains the load": [row for row in rows if PER_AFFECTED not in row.effect],
+    }
+    told = "; ".join(f"{name}, {_ordering(mine)}" for name, mine in kinds.items() if mine)
+    return told[:1].upper() + told[1:]
+
+
+def _ordering(rows: Sequence[ScoreRow]) -> str:
     known = [(row, row.rho) for row in rows if row.rho is not None]
     found = [(row, rho) for row, rho in known if row.p_adjusted is not None and row.p_adjusted < ALPHA]
-    lead = f"{len(found)} of {plural(len(known), 'pairing')} of a measure and an effect are beyond chance"
+    order = "orders" if len(found) == 1 else "order"
+    lead = f"{len(found)} of {plural(len(known), 'measure')} {order} experts beyond chance"
     if not found:
-        return f"No measure orders experts as knocking them out does: {lead}"
+        return f"none of {plural(len(known), 'measure')} orders experts beyond chance"
     top, rho = max(found, key=lambda pair: abs(pair[1]))
     ends = "" if top.low is None or top.high is None else f" [{decimal(top.low)}, {decimal(top.high)}]"
-    return f"{lead}; strongest: {top.measure}, rho {decimal(rho)}{ends}".replace("-", "−")
+    return f"{lead} (most: {measure_words(top.measure)}, rho {decimal(rho)}{ends})".replace("-", "−")
 
 
 def swap_finding(rows: Sequence[FormatSwapRow]) -> str:

@@ -8,6 +8,7 @@ from moe_emergence.analysis.specialisation import FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import numbers as n
 from moe_emergence.report.measure_tables import ARM, DOCUMENTS, LAYER
+from moe_emergence.report.plain_names import effect_words, intervention_words, label_words, measure_words
 from moe_emergence.report.shown import (
     Column,
     PageTable,
@@ -25,6 +26,8 @@ TOKENS = Column(title="tokens", field="tokens", show=n.count)
 P = Column(title="p", field="p", show=n.p_value)
 REROUTED = "next"
 """The intervention whose matrix is shown: what the model itself would do without the expert."""
+PER_AFFECTED, TOTAL = "per affected token", "total"
+"""Effects of an intervention that measures are held against: of a token that used the expert, and of all tokens."""
 
 
 def evidence_tables(suite: Suite, tables: Tables) -> list[PageTable]:
@@ -59,7 +62,7 @@ def token_split_table(suite: Suite, tables: Tables) -> PageTable:
     columns = [
         *of_layer(suite),
         STEP,
-        Column(title="X", field="x"),
+        Column(title="X", field="x", show=label_words),
         *_measured("I(E;X), bits", "token_information", "token"),
         Column(title="H(E), bits", field="token_maximum", show=n.loss),
         Column(title="% of H(E)", field="token_share", show=n.percent),
@@ -85,7 +88,7 @@ def specificity_table(suite: Suite, tables: Tables) -> PageTable:
     columns = [
         *of_layer(suite),
         STEP,
-        Column(title="without the expert", field="intervention"),
+        Column(title="without the expert", field="intervention", show=intervention_words),
         EXPERT,
         DOMAIN,
         Column(title="on the half that chose it", field="chosen_value", show=n.difference),
@@ -217,8 +220,8 @@ def _scores(tables: Tables) -> PageTable:
     columns = [
         ARM,
         STEP,
-        Column(title="measure", field="measure"),
-        Column(title="causal effect", field="effect"),
+        Column(title="measure", field="measure", show=measure_words),
+        Column(title="causal effect", field="effect", show=effect_words),
         Column(title="of", field="level"),
         Column(title="Spearman's rho", field="rho", show=n.signed),
         Column(title="from", field="low", show=n.signed),
@@ -235,7 +238,7 @@ def _scores(tables: Tables) -> PageTable:
         "Scoreboard: does a measure predict what an expert is worth?",
         shown_scores(tables),
         columns,
-        "rerouting, the last step, arms together; every effect, step and arm",
+        "rerouting, the last step, arms together without layers that have a hot expert; every effect, step and arm",
     )
 
 

@@ -169,10 +169,13 @@ def test_the_answer_says_what_was_found_and_what_was_not(suite: Suite, tables: T
     ]  # fmt: skip
     scores = [
         row_of(
-            ScoreRow, arm="all", step=4, measure=name, effect="next: total", level="expert", rho=rho, low=-0.1,
+            ScoreRow, arm="all", step=4, measure=name, effect=f"next: {kind}", level="expert", rho=rho, low=-0.1,
             high=0.4, p_adjusted=p,
         )
-        for name, rho, p in (("load", 0.27, 0.004), ("drift", 0.05, 0.8))
+        for name, kind, rho, p in (
+            ("load", "per affected token", 0.05, 0.8), ("delta cosine", "per affected token", 0.21, 0.004),
+            ("load", "total", 0.35, 0.001), ("delta cosine", "total", 0.1, 0.3), ("load", "specificity", 0.9, 0.001),
+        )
     ]  # fmt: skip
     told = list(
         evidence_sentences(
@@ -194,7 +197,8 @@ def test_the_answer_says_what_was_found_and_what_was_not(suite: Suite, tables: T
     assert f"best for 17.0 to 18.5{GAP}% of tokens and the worst for 14.0 to 17.2{GAP}%, each by chance" in told[2]
     assert f"for 12.5{GAP}%: best above worst, which alone speaks for the choice, in 1 (intervals apart)" in told[2]
     assert f"Of 2{GAP}observational measures" in told[3]
-    assert "load (rho 0.270 [−0.100, 0.400]) orders experts" in told[3]
+    assert "as what rerouting costs a token that used the expert: cosine of what siblings learned, rho 0.210" in told[3]
+    assert "; as the cost to all tokens, which contains how many use it: load (share of tokens), rho 0.350" in told[3]
     assert list(evidence_sentences(suite, tables)) == []
 
 

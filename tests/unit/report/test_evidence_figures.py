@@ -166,7 +166,7 @@ def test_regret_stands_against_0_and_the_best_choice_against_chance(suite: Suite
     )
 
 
-def score(measure: str, rho: float | None, p: float, effect: str = "next: total") -> ScoreRow:
+def score(measure: str, rho: float | None, p: float, effect: str = "next: per affected token") -> ScoreRow:
     return row_of(
         ScoreRow, arm="all", step=4, measure=measure, effect=effect, level="expert", rho=rho, low=-0.1, high=0.6,
         p_adjusted=p, cells=64, resampled="experts",
@@ -178,13 +178,23 @@ def test_the_scoreboard_runs_from_the_highest_rho_down(suite: Suite, tables: Tab
             score("load", 0.9, 0.01, "zero: total")]  # fmt: skip
     (drawing,) = made(suite, tables, scores=rows).values()
     axis = drawing.make().axes[0]
-    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["load", "drift"]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == [
+        "load (share of tokens)", "distance from its ancestor",
+    ]  # fmt: skip
     assert set(axis.lines[0].get_xdata()) == {0}
     assert title(drawing) == (
-        "1 of 2 pairings of a measure and an effect are beyond chance; strongest: load, rho 0.40 [−0.10, 0.60]"
+        "By what a token that used the expert loses, 1 of 2 measures orders experts beyond chance (most: load (share "
+        "of tokens), rho 0.40 [−0.10, 0.60])"
     )
     (none,) = made(suite, tables, scores=rows[:1]).values()
-    assert title(none).startswith("No measure orders experts")
+    assert title(none) == "By what a token that used the expert loses, none of 1 measure orders experts beyond chance"
+    both = [*rows, score("margin", 0.7, 0.001, "next: total")]
+    (drawing,) = made(suite, tables, scores=both).values()
+    assert "; by the loss of all tokens, which contains the load, 1 of 1 measure orders" in title(drawing)
+    assert [axis.get_title(loc="left") for axis in drawing.make().axes] == [
+        "rerouted to the next best: a token that used it, nats",
+        "rerouted to the next best: all tokens, nats a token (contains the load)",
+    ]
 
 
 def overlap(arm: str, step: int, value: float, counted: str = "first choice") -> SaturationRow:
