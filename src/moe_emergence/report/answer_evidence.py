@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from moe_emergence.analysis.causal.specificity import SpecificityRow
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.scoreboard import ALL_ARMS, ScoreRow
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE
@@ -50,14 +51,22 @@ def _specific(suite: Suite, tables: Tables) -> Iterator[str]:
         return
     found = [row for row in rows if row.p_holm < ALPHA]
     several = len({row.seed for row in rows}) > 1  # expert numbers of two seeds have nothing in common
-    places = "; ".join(
-        f"{row.arm}{f', seed {row.seed}' if several else ''}, layer {row.layer}: expert {row.expert} for {row.domain}"
-        for row in found
-    )
+    spread = spread_layers(found, tables.routing)
+    places = "; ".join(_specialist(row, several, hot=row not in spread) for row in found)
     said = f"in {len(found)} ({places})" if found else "in none"
     yield (
         f"When its tokens are rerouted, an expert is missed by one domain more than by the others, beyond chance, "
-        f"{said} of {plural(len(rows), 'layer')} tested (p < {ALPHA}, Holm over a run's layers)."
+        f"{said} of {plural(len(rows), 'layer')} tested (p < {ALPHA}, one-sided, Holm over a run's layers; chosen on "
+        f"half of the documents and tested on the other, over {plural(rows[0].splits, 'random split')})."
+    )
+
+
+def _specialist(row: SpecificityRow, several: bool, hot: bool) -> str:
+    """`moe, seed 42, layer 3: expert 5 for math, in 9 of 12 splits`."""
+    seed, mark = f", seed {row.seed}" if several else "", ", a layer with a hot expert" if hot else ""
+    return (
+        f"{row.arm}{seed}, layer {row.layer}{mark}: expert {row.expert} for {row.domain}, chosen in {row.chosen_in} of "
+        f"{row.splits}"
     )
 
 

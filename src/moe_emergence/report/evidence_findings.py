@@ -1,12 +1,14 @@
 """What each figure of the evidence shows, in words with its numbers: their titles."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from moe_emergence.analysis.balance import RoutingRow
 from moe_emergence.analysis.causal.effects import KnockoutRow
 from moe_emergence.analysis.causal.regret import RegretRow
+from moe_emergence.analysis.causal.specificity import SpecificityRow
 from moe_emergence.analysis.coactivation import CoactivationRow
 from moe_emergence.analysis.format_swaps import FormatSwapRow
 from moe_emergence.analysis.saturation import SaturationRow
@@ -30,6 +32,7 @@ from moe_emergence.report.numbers import (
 from moe_emergence.report.pattern_figures import Term, excess
 from moe_emergence.report.plain_names import measure_words
 
+OfLayer = TypeVar("OfLayer", RegretRow, SpecificityRow)
 ADJUSTED = f"p < {ALPHA}, Benjamini–Hochberg over {{}}"
 """What a count is judged by, and over what."""
 ALL_HOT = "The router's choice cannot be judged: every layer has a hot expert"
@@ -119,7 +122,7 @@ def coactivation_finding(rows: Sequence[CoactivationRow]) -> str:
     )
 
 
-def spread_layers(rows: Sequence[RegretRow], routing: Sequence[RoutingRow]) -> list[RegretRow]:
+def spread_layers(rows: Sequence[OfLayer], routing: Sequence[RoutingRow]) -> list[OfLayer]:
     """Without layers that have a hot expert: there another expert costs because hardly any token trained it, which is
     no merit of the router's choice."""
     hot = {(row.arm, row.seed, row.layer) for row in routing if row.hot}

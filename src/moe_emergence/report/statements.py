@@ -106,19 +106,22 @@ def _given(row: TokenSplitRow) -> str:
 def _specific(run: Run, tables: Tables, layer: int) -> Iterator[str]:
     """The most causally specific expert under rerouting."""
     rows = _of(tables.specificity, run, layer, step=run.last_step, intervention=REROUTED)
-    yield from (_specific_sentence(row) for row in rows)
+    spread = spread_layers(rows, tables.routing)
+    yield from (_specific_sentence(row, hot=row not in spread) for row in rows)
 
 
-def _specific_sentence(row: SpecificityRow) -> str:
+def _specific_sentence(row: SpecificityRow, hot: bool) -> str:
     shown = "more than" if row.p_holm < ALPHA else "not shown to be more than"
     change = f"{difference_interval(row.tested_value, row.low, row.high)} nats a token"
     if row.tested_value >= 0:
         cost = f"expert {row.expert} costs {row.domain} {change} more than the other domains"
     else:
         cost = f"expert {row.expert} costs {row.domain} no more than the other domains (the difference is {change})"
+    mark = "; the layer has a hot expert" if hot else ""
     return (
-        f"Rerouted, {cost}, on documents that did not choose it: {shown} chance (p {p_value(row.p_holm)}, adjusted for "
-        "layers)."
+        f"Rerouted, {cost}, on documents that did not choose it, as {row.chosen_in} of {row.splits} random halvings "
+        f"did: {shown} chance (p {p_value(row.p_holm)}, one-sided, over all halvings, adjusted for layers; the "
+        f"interval is two-sided{mark})."
     )
 
 

@@ -70,10 +70,16 @@ def test_the_most_specific_expert(suite: Suite, tables: Tables, p: float, words:
         high=0.02,
         p_holm=p,
         documents=9,
+        splits=12,
+        chosen_in=9,
     )
     text = said(suite, dataclasses.replace(tables, specificity=(row,)))
     assert "Rerouted, expert 5 costs math +0.0123 [0.0010, 0.0200] nats a token more than the other domains" in text
-    assert f": {words} (p {p:.3f}" in text
+    assert f", as 9 of 12 random halvings did: {words} (p {p:.3f}, one-sided" in text
+    assert "the interval is two-sided)" in text
+    hot = dataclasses.replace(row, arm="no_lb")  # planted with a hot expert in each of its layers
+    found = [each for each in statements(suite, dataclasses.replace(tables, specificity=(hot,))) if each.arm == "no_lb"]
+    assert any("the layer has a hot expert" in sentence for each in found for sentence in each.sentences)
 
 
 def test_an_expert_that_is_missed_less_is_not_said_to_cost_more(suite: Suite, tables: Tables) -> None:
@@ -139,6 +145,8 @@ def test_the_answer_says_what_was_found_and_what_was_not(suite: Suite, tables: T
             expert=5,
             domain="math",
             p_holm=p,
+            splits=12,
+            chosen_in=9,
         )
         for layer, p in ((2, 0.6), (3, 0.01))
     ]
@@ -192,7 +200,8 @@ def test_the_answer_says_what_was_found_and_what_was_not(suite: Suite, tables: T
     assert f"18.8{GAP}% of H(D|id), which the id leaves open, beyond chance in 1 of 1{GAP}layer" in told[0]
     assert f"(p < 0.05, Benjamini–Hochberg over layers); on ids that domains share, 40.0{GAP}% of tokens" in told[0]
     assert told[0].endswith(f"untrained gates, at step 0, 15.0{GAP}%.")
-    assert f"in 1 (moe, layer 3: expert 5 for math) of 2{GAP}layers tested" in told[1]
+    assert f"in 1 (moe, layer 3: expert 5 for math, chosen in 9 of 12) of 2{GAP}layers tested" in told[1]
+    assert "(p < 0.05, one-sided, Holm over a run's layers" in told[1]
     assert f"loses −0.0003 to 0.0014 nats on average, more than 0 in 1 of 2{GAP}layers" in told[2]
     assert f"best for 17.0 to 18.5{GAP}% of tokens and the worst for 14.0 to 17.2{GAP}%, each by chance" in told[2]
     assert f"for 12.5{GAP}%: best above worst, which alone speaks for the choice, in 1 (intervals apart)" in told[2]
@@ -213,7 +222,10 @@ def test_experts_of_several_seeds_are_named_with_their_seed(suite: Suite, tables
     runs = (*suite.runs, *(dataclasses.replace(run, seed=43) for run in suite.runs))
     rows = (row, dataclasses.replace(row, seed=43, expert=1))
     (told,) = evidence_sentences(dataclasses.replace(suite, runs=runs), dataclasses.replace(tables, specificity=rows))
-    assert "(moe, seed 42, layer 3: expert 5 for math; moe, seed 43, layer 3: expert 1 for math)" in told
+    assert "(moe, seed 42, layer 3: expert 5 for math, chosen in 0 of 0; moe, seed 43, layer 3: expert 1 for" in told
+    hot = dataclasses.replace(row, arm="no_lb")
+    (told,) = evidence_sentences(suite, dataclasses.replace(tables, specificity=(hot,)))
+    assert "(no_lb, layer 3, a layer with a hot expert: expert 5 for math" in told
 
 
 def test_a_layer_with_a_hot_expert_does_not_speak_for_the_choice(suite: Suite, tables: Tables) -> None:
