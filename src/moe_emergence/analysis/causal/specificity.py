@@ -26,7 +26,7 @@ from moe_emergence.errors import AnalysisError
 
 LEAST_DOCUMENTS = 4
 """Of a domain: 2 in each half."""
-SPLITS = 12
+SPLITS = 24
 """Random divisions of the documents in halves."""
 _SEEDS, _NULL_SEED = 1_000, 999
 
