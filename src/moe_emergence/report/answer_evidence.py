@@ -115,7 +115,7 @@ def _scoreboard(tables: Tables) -> Iterator[str]:
 def _ordered(rows: Sequence[ScoreRow]) -> str:
     found = [row for row in rows if row.p_adjusted is not None and row.p_adjusted < ALPHA]
     ordered = sorted(found, key=lambda row: -abs(row.rho or 0.0))
-    return listed([f"{measure_words(row.measure)}, {_rho(row)}" for row in ordered]) or "none"
+    return listed([f"{measure_words(row.measure)} ({_rho(row)})" for row in ordered]) or "none"
 
 
 def _rho(row: ScoreRow) -> str:

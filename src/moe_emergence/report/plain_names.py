@@ -16,7 +16,7 @@ _EFFECTS = {
     "specificity": "one domain more than the others, nats a token",
 }
 _MEASURES = {
-    "load": "load (share of tokens)",
+    "load": "its load",
     "entropy": "router's entropy on its tokens",
     "margin": "router's margin on its tokens",
     "drift": "distance from its ancestor",

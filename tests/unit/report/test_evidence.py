@@ -206,8 +206,8 @@ def test_the_answer_says_what_was_found_and_what_was_not(suite: Suite, tables: T
     assert f"best for 17.0 to 18.5{GAP}% of tokens and the worst for 14.0 to 17.2{GAP}%, each by chance" in told[2]
     assert f"for 12.5{GAP}%: best above worst, which alone speaks for the choice, in 1 (intervals apart)" in told[2]
     assert f"Of 2{GAP}observational measures" in told[3]
-    assert "as what rerouting costs a token that used the expert: cosine of what siblings learned, rho 0.210" in told[3]
-    assert "; as the cost to all tokens, which contains how many use it: load (share of tokens), rho 0.350" in told[3]
+    assert "as what rerouting costs a token that used the expert: cosine of what siblings learned (rho 0.210" in told[3]
+    assert "; as the cost to all tokens, which contains how many use it: its load (rho 0.350" in told[3]
     assert list(evidence_sentences(suite, tables)) == []
 
 

@@ -179,12 +179,12 @@ def test_the_scoreboard_runs_from_the_highest_rho_down(suite: Suite, tables: Tab
     (drawing,) = made(suite, tables, scores=rows).values()
     axis = drawing.make().axes[0]
     assert [tick.get_text() for tick in axis.get_yticklabels()] == [
-        "load (share of tokens)", "distance from its ancestor",
+        "its load", "distance from its ancestor",
     ]  # fmt: skip
     assert set(axis.lines[0].get_xdata()) == {0}
     assert title(drawing) == (
-        "By what a token that used the expert loses, 1 of 2 measures orders experts beyond chance (most: load (share "
-        "of tokens), rho 0.40 [−0.10, 0.60])"
+        "By what a token that used the expert loses, 1 of 2 measures orders experts beyond chance (most: its load, rho "
+        "0.40 [−0.10, 0.60])"
     )
     (none,) = made(suite, tables, scores=rows[:1]).values()
     assert title(none) == "By what a token that used the expert loses, none of 1 measure orders experts beyond chance"
