@@ -143,8 +143,9 @@ def _regrets(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         title=findings.best_choice_finding(judged),
         reading=(
             "Share of tokens, in %, for which no expert would have given a smaller loss than the chosen one. Line and "
-            f"ticks: chance, 1 ÷ (E − k + 1). {INTERVALS} Filled: the interval is above chance. An expert unlike the "
-            f"others is also the worst more often: only best above worst speaks for the choice. {sample}{title}"
+            f"ticks: chance, 1 ÷ (E − k + 1). {INTERVALS} Filled: above the share for which it is the "
+            "worst, intervals apart. An expert unlike the others is also the worst more often: only best above worst "
+            f"speaks for the choice. {sample}{title}"
         ),
         make=partial(best_choice_forest, rows, legend_of(suite)),
     )

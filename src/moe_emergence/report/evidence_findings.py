@@ -74,7 +74,7 @@ def _bits(row: TokenSplitRow, term: Term) -> tuple[float, float, float]:
 
 def knockout_finding(rows: Sequence[KnockoutRow], done: str) -> str:
     """The expert and domain that one run's loss depends on most, of those whose interval is above 0, and how many of
-    the drawn cells are bold; `done` says what was done to the expert."""
+    the drawn cells are bold, and still beyond chance as a family; `done` says what was done to the expert."""
     above = [row for row in rows if row.low > 0]
     top = max(above or rows, key=lambda row: row.effect)
     expert, domain = f"expert {top.expert} of layer {top.layer}", top.domain or MEAN
@@ -85,7 +85,9 @@ def knockout_finding(rows: Sequence[KnockoutRow], done: str) -> str:
         told = f"no cell's interval is above 0; the largest is {expert} for {domain}, {change}"
     bold = sum(map(excludes_zero, rows))
     sides = f" (above it in {len(above)})" if 0 < len(above) < bold else ""
-    return f"{top.arm}: {done}, {told}; the interval excludes 0 in {bold} of {plural(len(rows), 'cell')}{sides}"
+    lasting = sum(found_among([row.p for row in rows]))
+    counted = f"in {bold} of {plural(len(rows), 'cell')}{sides}, {lasting} of them by Benjamini–Hochberg over cells"
+    return f"{top.arm}: {done}, {told}; the interval excludes 0 {counted}"
 
 
 def saturation_finding(rows: Sequence[SaturationRow]) -> str:

@@ -96,9 +96,11 @@ def test_the_split_stands_beside_its_null_less_the_same_bias_at_both_ends(suite:
 
 
 def effect(expert: int, domain: str | None, value: float, way: str = "next", arm: str = "moe") -> KnockoutRow:
+    """p is 0.001 above twice the interval's half width, 0.04 above one, 0.5 below."""
     return row_of(
         KnockoutRow, arm=arm, seed=42, step=4, layer=3, expert=expert, domain=domain, intervention=way, effect=value,
         low=value - 0.001, high=value + 0.001, documents=12,
+        p=0.001 if abs(value) > 0.002 else 0.04 if abs(value) > 0.001 else 0.5,
     )  # fmt: skip
 
 
@@ -118,7 +120,8 @@ def test_the_knockout_matrix_is_domains_by_experts_in_milli_nats_on_one_scale(su
     ]  # fmt: skip
     assert title(found["knockouts-rerouted-moe"]) == (
         "moe: when its tokens are rerouted, expert 0 of layer 3 costs code the most of those whose interval is above "
-        "0, +0.0040 [0.0030, 0.0050] nats a token; the interval excludes 0 in 2 of 6 cells (above it in 1)"
+        "0, +0.0040 [0.0030, 0.0050] nats a token; the interval excludes 0 in 2 of 6 cells (above it in "
+        "1), 1 of them by Benjamini–Hochberg over cells"
     )
     bold = [text for text in axis.texts if text.get_fontweight() == "bold"]
     assert len(bold) == 2
@@ -128,7 +131,8 @@ def test_a_cost_whose_interval_includes_0_is_not_said_to_be_found(suite: Suite, 
     rows = [effect(0, "code", 0.0005), effect(1, "code", -0.002), effect(0, None, 0.0004), effect(1, None, -0.0004)]
     assert title(made(suite, tables, knockouts=rows)["knockouts-rerouted-moe"]) == (
         "moe: when its tokens are rerouted, no cell's interval is above 0; the largest is expert 0 of layer 3 for "
-        "code, +0.0005 [−0.0005, 0.0015] nats a token; the interval excludes 0 in 1 of 4 cells"
+        "code, +0.0005 [−0.0005, 0.0015] nats a token; the interval excludes 0 in 1 of 4 cells, 0 of "
+        "them by Benjamini–Hochberg over cells"
     )
 
 
@@ -159,7 +163,8 @@ def test_regret_stands_against_0_and_the_best_choice_against_chance(suite: Suite
     assert set(best.lines[0].get_xdata()) == {0.125}
     marks = [line for line in best.lines if line.get_marker() == "o"]
     assert [mark.get_xdata()[0] for mark in marks] == [0.2, 0.8, 0.13]
-    assert marks[2].get_markerfacecolor() == "white"  # its interval reaches below chance
+    assert marks[2].get_markerfacecolor() == "white"  # it is the worst as often
+    assert marks[0].get_markerfacecolor() != "white"
     assert title(found["best-choice"]) == (
         "The chosen expert is a token's best more often than its worst in 1 of 2 layers (intervals apart); most in "
         "moe, layer 2: best for 20.0 % [19.0, 21.0] of tokens, worst for 15.0 % [14.0, 16.0], each by chance for 12.5 %"
