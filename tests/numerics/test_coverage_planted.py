@@ -247,6 +247,24 @@ def test_null_of_the_scoreboard_rejects_as_often_as_it_says(runs, domains, simul
     assert within(rejected, 0.05, simulations)
 
 
+@settings("seeds likeness", (3, 0.9), (3, 1.0), (5, 0.9), (3, 0.3))
+def test_null_of_the_scoreboard_holds_for_arms_of_one_seed(seeds, likeness, simulations) -> None:
+    """Four arms whose measures and effects are alike within a seed, as those of arms that began as one model."""
+    rng, p_values = generator(33), []
+    for _ in range(simulations):
+        common, values = scored(0.0, seeds, 8, rng), [{}, {}]
+        for side, shared in enumerate(common):
+            for arm in "abcd":
+                own = rng.normal(size=len(shared))
+                mixed = likeness * np.array(list(shared.values())) + math.sqrt(1 - likeness**2) * own
+                values[side] |= {cell._replace(arm=arm): v for cell, v in zip(shared, mixed.tolist(), strict=True)}
+        rows = score_rows({"x": values[0]}, {"y": values[1]}, 199, 2)
+        p_values.append(next(row.p for row in rows if row.arm == "all"))
+    rejected = float(np.mean(np.array(p_values) <= 0.05))
+    print(f"scoreboard null, 4 arms of {seeds} seeds, likeness {likeness}: {rejected:.3f}")
+    assert within(rejected, 0.05, simulations)
+
+
 @settings(
     "runs rho domains", *product((1, 3, 5, 10), (0.0, 0.5, 0.8), (0,)), *product((1, 3, 5), (0.0, 0.5, 0.8), (3,))
 )

@@ -10,9 +10,10 @@ from scipy.stats import norm, rankdata, t
 
 from moe_emergence.analysis.statistics import ROUNDING, TAIL, Interval, generator, resampled_weights
 
-FEWEST_RUNS = 5
-"""Runs are resampled from as many on; with fewer, experts within layers."""
-Resampled = Literal["runs", "experts"]
+FEWEST_SEEDS = 5
+"""Seeds are resampled from as many on; with fewer, experts within layers. Arms of one seed begin as the same model, and
+at step 0 their experts do the same: they are no runs of their own."""
+Resampled = Literal["seeds", "experts"]
 
 
 class Cell(NamedTuple):
@@ -35,8 +36,9 @@ class Ranked:
 
     Attributes:
         measure, effect: [cells] ranks less their block's mean, ÷ the block's size.
-        block: [cells] the cell's run, layer and domain; layer: its run and layer; run: its run; all numbered from 0.
-        expert: [cells] place of the cell's expert among those of its run and layer.
+        block: [cells] the cell's run, layer and domain; run: its run; seed: its seed; layer: its seed and layer; all
+            numbered from 0.
+        expert: [cells] its seed, layer and expert, whatever the arm.
     """
 
     measure: Float[np.ndarray, " cells"]
@@ -44,6 +46,7 @@ class Ranked:
     block: Int[np.ndarray, " cells"]
     layer: Int[np.ndarray, " cells"]
     run: Int[np.ndarray, " cells"]
+    seed: Int[np.ndarray, " cells"]
     expert: Int[np.ndarray, " cells"]
 
 
@@ -60,14 +63,14 @@ def ranked_cells(cells: Sequence[Cell], measure: Values, effect: Values) -> Rank
     kept = [cell for block in layer_blocks(cells) if varies(block, measure) and varies(block, effect) for cell in block]
     blocks = [(cell.arm, cell.seed, cell.layer, cell.domain) for cell in kept]
     numbers = _numbered(blocks)
-    layer = _numbered([key[:3] for key in blocks])
     return Ranked(
         measure=_ranks(np.array([measure[cell] for cell in kept]), numbers),
         effect=_ranks(np.array([effect[cell] for cell in kept]), numbers),
         block=numbers,
-        layer=layer,
-        run=_numbered([key[:2] for key in blocks]),
-        expert=_numbered([(*key[:3], cell.expert) for key, cell in zip(blocks, kept, strict=True)]),
+        layer=_numbered([(cell.seed, cell.layer) for cell in kept]),
+        run=_numbered([(cell.arm, cell.seed) for cell in kept]),
+        seed=_numbered([cell.seed for cell in kept]),
+        expert=_numbered([(cell.seed, cell.layer, cell.expert) for cell in kept]),
     )
 
 
@@ -75,14 +78,14 @@ def interval_of(ranked: Ranked, replicates: int, seed: int = 0) -> tuple[Interva
     """The interval of the pooled correlation, atanh(rho) ± t·s turned back; None where a layer has one expert alone,
     or rho is ±1.
 
-    Over n runs, s is the standard deviation over resamples × √(n/(n − 1)), and t has n − 1 degrees of freedom. Where
-    runs are few, experts are resampled within layers, t is the normal's, and s takes √(1 + rho²/2), as Spearman's
-    correlation varies more than that of fixed ranks [Bonett and Wright 2000].
+    Over n seeds, s is the standard deviation over resamples × √(n/(n − 1)), and t has n − 1 degrees of freedom. Where
+    seeds are few, experts are resampled within their seed's layers, in all arms alike, t is the normal's, and s takes
+    √(1 + rho²/2), as Spearman's correlation varies more than that of fixed ranks [Bonett and Wright 2000].
     """
-    over_runs = int(ranked.run.max()) + 1 >= FEWEST_RUNS
-    unit = ranked.run if over_runs else ranked.expert
+    over_seeds = int(ranked.seed.max()) + 1 >= FEWEST_SEEDS
+    unit = ranked.seed if over_seeds else ranked.expert
     first = np.unique(unit, return_index=True)[1]
-    stratum = np.zeros(len(first), dtype=np.int64) if over_runs else ranked.layer[first]
+    stratum = np.zeros(len(first), dtype=np.int64) if over_seeds else ranked.layer[first]
     sizes = np.bincount(stratum)
     rho = float(pooled_correlation(ranked, np.ones(len(unit))))
     if sizes.min() < 2 or abs(rho) > 1 - ROUNDING:
@@ -90,16 +93,16 @@ def interval_of(ranked: Ranked, replicates: int, seed: int = 0) -> tuple[Interva
     weights = resampled_weights(stratum, replicates, generator(seed))[:, unit].astype(np.float64)
     resampled = np.clip(pooled_correlation(ranked, weights), -1 + 1e-3, 1 - 1e-3)
     units = len(stratum)
-    inflation = units / (units - 1) if over_runs else 1 + rho**2 / 2
-    quantile = t.ppf(1 - TAIL, units - 1) if over_runs else norm.ppf(1 - TAIL)
+    inflation = units / (units - 1) if over_seeds else 1 + rho**2 / 2
+    quantile = t.ppf(1 - TAIL, units - 1) if over_seeds else norm.ppf(1 - TAIL)
     spread = float(quantile * np.arctanh(resampled).std() * np.sqrt(inflation))
     low, high = np.tanh(np.arctanh(rho) - spread), np.tanh(np.arctanh(rho) + spread)
-    return Interval(float(low), float(high)), "runs" if over_runs else "experts"
+    return Interval(float(low), float(high)), "seeds" if over_seeds else "experts"
 
 
 def permuted_correlations(ranked: Ranked, permutations: int, seed: int = 0) -> Float[np.ndarray, " permutations"]:
-    """The pooled correlation with effects dealt anew to the experts of each run's layer, an expert's domains together
-    (among experts that have the same domains, where some lack one)."""
+    """The pooled correlation with effects dealt anew to the experts of each seed's layer, an expert's domains and arms
+    together (among experts that have the same ones, where some lack one)."""
     rng = generator(seed)
     sources = np.tile(np.arange(len(ranked.block)), (permutations, 1))
     for cells in _exchangeable(ranked):
@@ -146,8 +149,8 @@ def _centred(
     return values - mean[..., block]
 
 
-def _exchangeable(ranked: Ranked) -> list[Int[np.ndarray, "experts domains"]]:
-    """Cells of the experts of one layer that have the same domains, an expert a row."""
+def _exchangeable(ranked: Ranked) -> list[Int[np.ndarray, "experts blocks"]]:
+    """Cells of the experts of one seed's layer that are in the same blocks, an expert a row."""
     cells: dict[int, list[int]] = {}
     for place, expert in enumerate(ranked.expert.tolist()):
         cells.setdefault(expert, []).append(place)

@@ -6,7 +6,7 @@ layers matter more to the loss and show more of nearly every measure, so ranks o
 measure with knowing the layer; and a domain that is harder has larger effects of every expert.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,6 +28,8 @@ from moe_emergence.errors import AnalysisError
 
 ALL_ARMS = "all"
 Level = Literal["expert", "expert x domain"]
+Place = tuple[str, int, int, int]
+"""Arm, seed, step and layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +37,17 @@ class ScoreRow:
     """Spearman's correlation of one measure with one causal effect at one step.
 
     Attributes:
-        arm: or "all", every arm's runs together.
+        arm: or "all", every arm's runs together, without their collapsed layers.
         level: whether cells are experts or experts in one domain.
         rho: of ranks within each run's layer (and domain), pooled, −1..1: 1 when a layer's experts have the same order
             in both, 0 when the measure does not tell their order, in every layer alike. None where there is none.
         low, high: its 95 % interval; None without rho, and where there is too little to resample.
-        resampled: what the interval is over. "runs", from 5 of them on: it speaks of other runs like these. "experts",
-            within their layers: it speaks of these runs alone.
-        cells, runs: how many rho is of; layers in which either is constant have no order and are not among them.
-        p: two-sided, how often |rho| is as large when effects are dealt anew to the experts of each layer.
+        resampled: what the interval is over. "seeds", from 5 of them on: it speaks of other seeds of these arms.
+            "experts", within their layers, each in all arms at once: it speaks of these runs alone.
+        cells, runs, seeds: how many rho is of. Runs of one seed begin as the same model, so seeds are what is
+            independent; layers in which either is constant have no order and are not among them.
+        p: two-sided, how often |rho| is as large when effects are dealt anew to the experts of each seed's layer,
+            in all arms alike.
         p_adjusted: Benjamini and Hochberg's, over the measures of the same effect, arm, step and level.
         reason: why rho is None; empty otherwise.
     """
@@ -59,6 +63,7 @@ class ScoreRow:
     resampled: Resampled | None
     cells: int
     runs: int
+    seeds: int
     p: float | None
     p_adjusted: float | None
     reason: str
@@ -69,11 +74,13 @@ def score_rows(
     effects: Mapping[str, Values],
     permutations: int = PERMUTATIONS,
     replicates: int = REPLICATES,
+    collapsed: Collection[Place] = (),
 ) -> tuple[ScoreRow, ...]:
     """One row a step, effect and measure of the same level, for each arm and, with several, for all arms together.
 
     `measures` and `effects` map a name to values of cells; only cells that both have are scored, and a measure that
-    shares none with an effect has no row.
+    shares none with an effect has no row. `collapsed` layers count for their own arm alone: where one expert has nearly
+    every token, any measure that goes with load orders experts.
 
     Raises:
         AnalysisError: a value is not finite, or one name has cells of experts and of experts in domains; names it.
@@ -82,8 +89,10 @@ def score_rows(
     rows: list[ScoreRow] = []
     for effect, caused in effects.items():
         for arm, step in _arms_and_steps(caused):
+            left_out = set(collapsed) if arm == ALL_ARMS else set()
+            kept = {cell: value for cell, value in caused.items() if cell[:4] not in left_out}
             family = [
-                _score_row(arm, step, levels[effect], measure, (effect, caused), permutations, replicates)
+                _score_row(arm, step, levels[effect], measure, (effect, kept), permutations, replicates)
                 for measure in measures.items()
             ]
             rows.extend(_adjusted([row for row in family if row is not None]))
@@ -117,6 +126,7 @@ def _score_row(
         resampled=None,
         cells=0,
         runs=0,
+        seeds=0,
         p=None,
         p_adjusted=None,
         reason=_no_order(cells, measure[1], effect[1]),
@@ -134,6 +144,7 @@ def _score_row(
         resampled=None if interval is None else interval[1],
         cells=len(ranked.block),
         runs=int(ranked.run.max()) + 1,
+        seeds=int(ranked.seed.max()) + 1,
         p=null_p_value(abs(rho), np.abs(permuted_correlations(ranked, permutations))),
     )
 

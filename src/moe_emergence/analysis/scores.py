@@ -3,9 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from moe_emergence.analysis.causal.effects import KnockoutRow
 from moe_emergence.analysis.rank_correlation import Cell
-from moe_emergence.analysis.scoreboard import ScoreRow, score_rows
+from moe_emergence.analysis.scoreboard import Place, ScoreRow, score_rows
+from moe_emergence.routing import hot_experts
 
 SIMILARITY = ("drift", "ancestor_output_cosine", "delta_cosine", "output_cosine", "output_cka")
 ROUTER = ("norm", "row_cosine", "routed_cosine", "centred_cosine")
@@ -15,7 +18,16 @@ _Values = dict[str, dict[Cell, float]]
 
 def suite_scores(tables: Mapping[str, Sequence[Any]]) -> tuple[ScoreRow, ...]:
     """The scoreboard of tables by name: expert measures, similarity, router geometry, vocabulary, knock-outs."""
-    return score_rows(_measures(tables), _effects(tables.get("knockouts", ())))
+    loads = [row for row in tables.get("expert_measures", ()) if row.measure == "load" and row.value is not None]
+    return score_rows(_measures(tables), _effects(tables.get("knockouts", ())), collapsed=_collapsed(loads))
+
+
+def _collapsed(loads: Iterable[Any]) -> set[Place]:
+    """Layers with a hot expert among the first choices of a step."""
+    shares: dict[Place, list[float]] = {}
+    for row in loads:
+        shares.setdefault((row.arm, row.seed, row.step, row.layer), []).append(row.value)
+    return {place for place, load in shares.items() if len(load) > 1 and bool(hot_experts(np.array(load), 1).any())}
 
 
 def _measures(tables: Mapping[str, Sequence[Any]]) -> _Values:

@@ -2,7 +2,8 @@
 
 X is the token's id, or any whole number a token (a class); D its document's domain. Domains weigh equally: with n the
 counts of tokens of some labels, p(d,x,e) = n(d,x,e) / (D · n(d)), and both terms are of that one distribution. A router
-that goes by the token alone has I(E;D|X) = 0 however well its routes separate the domains: syntax is not topic.
+that goes by the token alone has I(E;D|X) = 0 however well its routes separate the domains. The terms have ceilings of
+their own, H(E) and H(D|X), so bits of one do not compare with bits of the other; shares of the ceilings do.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from scipy.special import entr
 
 from moe_emergence.analysis.information import measured_domain_information, mutual_information
 from moe_emergence.analysis.records import Run
@@ -66,12 +68,13 @@ class TokenSplit:
 
     Attributes:
         labels: how many are counted; tokens: how many bear one; documents: with such tokens, of the smallest domain.
-        token: I(E;X), 0..log2 E. Null: each document's labels turned in a circle against its routes, which keeps what
+        token: I(E;X), 0..H(E). Null: each document's labels turned in a circle against its routes, which keeps what
             whole documents share and the runs of both.
-        domain_given_token: I(E;D|X), 0..H(D); 0 when a token's label settles what its expert depends on. Null: what
+        domain_given_token: I(E;D|X), 0..H(D|X); 0 when a token's label settles what its expert depends on. Null: what
             each document has beyond its labels' own routes, with a random sign; p of its second-order value.
         domain: I(E;D), 0..H(D). Null: domains dealt anew to documents.
-        maximum: H(D) = log2 D.
+        maximum: H(D) = log2 D; token_maximum: H(E) of these tokens as counted, 0..log2 E; given_maximum: H(D|X), what a
+            label leaves open of the domain, 0..H(D): the largest that each term can be.
     """
 
     labels: int
@@ -81,6 +84,8 @@ class TokenSplit:
     domain_given_token: Term
     domain: Term
     maximum: float
+    token_maximum: float
+    given_maximum: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +98,13 @@ class TokenSplitRow:
         ids: labels with enough occurrences in enough documents of two domains; tokens: that bear one;
             share_of_tokens: the same ÷ all tokens of the trace, 0..1.
         documents: with such tokens, of the smallest domain.
-        maximum: H(D), the largest that the last two can be; the first can be log2 E.
+        maximum: H(D), the largest that I(E;D) can be; token_maximum: H(E) of these tokens as counted, the largest that
+            I(E;X) can be; given_maximum: H(D|X), the largest that I(E;D|X) can be.
         token_information, domain_given_token, domain_information: less their bias; …_low, …_high:
             95 % over documents; …_plug_in: as counted; …_null_mean, …_null_low, …_null_high: plug-in under the null of
             that term, mean and central 95 %; …_p: how often the null shows as much.
-        domain_given_token_share, …_low_share, …_high_share: I(E;D|X) and its interval ÷ H(D), 0..1.
+        token_share, …: I(E;X) and its interval ÷ H(E), 0..1; domain_given_token_share, …: I(E;D|X) and its interval ÷
+            H(D|X), 0..1; 0 where the ceiling is 0.
     """
 
     arm: str
@@ -111,6 +118,8 @@ class TokenSplitRow:
     share_of_tokens: float
     documents: int
     maximum: float
+    token_maximum: float
+    given_maximum: float
     token_information: float
     token_low: float
     token_high: float
@@ -119,6 +128,9 @@ class TokenSplitRow:
     token_null_low: float
     token_null_high: float
     token_p: float
+    token_share: float
+    token_low_share: float
+    token_high_share: float
     domain_given_token: float
     domain_given_token_low: float
     domain_given_token_high: float
@@ -212,12 +224,13 @@ def token_split(
     by_turn = turned_information(number, experts, document, domain, n_experts, draws, seed)
     second_order, by_sign = flipped_information(counts, domain, draws, seed)
     of_domain = measured_domain_information(counts.sum(1), domain, replicates=replicates, seed=seed)
+    of_experts, of_domains = ceilings(domain_joint(counts, domain, np.ones((1, len(domain)), dtype=np.int64))[0])
     return TokenSplit(
         labels=n_labels,
         tokens=int(kept.sum()),
         documents=int(bearing.min()),
-        token=term_of(token, plug_in[0], by_turn, np.log2(n_experts)),
-        domain_given_token=term_of(given, plug_in[1], by_sign, of_domain.maximum, second_order),
+        token=term_of(token, plug_in[0], by_turn, of_experts),
+        domain_given_token=term_of(given, plug_in[1], by_sign, of_domains, second_order),
         domain=Term(
             value=of_domain.corrected,
             interval=of_domain.interval,
@@ -227,6 +240,8 @@ def token_split(
             p=of_domain.p,
         ),
         maximum=of_domain.maximum,
+        token_maximum=of_experts,
+        given_maximum=of_domains,
     )
 
 
@@ -274,6 +289,18 @@ def split_terms(joint: Float[np.ndarray, "draws domains labels experts"]) -> Flo
     by_label = joint.swapaxes(-3, -2)
     given = (by_label.sum((-2, -1)) * mutual_information(by_label)).sum(-1)
     return np.stack([mutual_information(joint.sum(-3)), given], axis=-1)
+
+
+def ceilings(joint: Float[np.ndarray, "domains labels experts"]) -> tuple[float, float]:
+    """H(E) and H(D|X) in bits: the largest that I(E;X) and I(E;D|X) can be."""
+    labelled = joint.sum(-1)
+    return entropy(joint.sum((0, 1))), max(entropy(labelled) - entropy(labelled.sum(0)), 0.0)
+
+
+def entropy(mass: Float[np.ndarray, "*cells"]) -> float:
+    """Of all cells together, bits; 0 where one has everything, log2 of their number where they are alike."""
+    total = mass.sum()
+    return float(entr(mass / (total if total > 0 else 1)).sum() / np.log(2))
 
 
 def in_batches(
@@ -390,6 +417,8 @@ def _row(run: Run, trace: Trace, layer: LayerTrace, counted: Counted, x: str, fo
         share_of_tokens=found.tokens / len(trace.document),
         documents=found.documents,
         maximum=found.maximum,
+        token_maximum=found.token_maximum,
+        given_maximum=found.given_maximum,
         token_information=token.value,
         token_low=token.interval.low,
         token_high=token.interval.high,
@@ -398,6 +427,9 @@ def _row(run: Run, trace: Trace, layer: LayerTrace, counted: Counted, x: str, fo
         token_null_low=token.null_range.low,
         token_null_high=token.null_range.high,
         token_p=token.p,
+        token_share=_share(token.value, found.token_maximum),
+        token_low_share=_share(token.interval.low, found.token_maximum),
+        token_high_share=_share(token.interval.high, found.token_maximum),
         domain_given_token=given.value,
         domain_given_token_low=given.interval.low,
         domain_given_token_high=given.interval.high,
@@ -406,9 +438,9 @@ def _row(run: Run, trace: Trace, layer: LayerTrace, counted: Counted, x: str, fo
         domain_given_token_null_low=given.null_range.low,
         domain_given_token_null_high=given.null_range.high,
         domain_given_token_p=given.p,
-        domain_given_token_share=given.value / found.maximum,
-        domain_given_token_low_share=given.interval.low / found.maximum,
-        domain_given_token_high_share=given.interval.high / found.maximum,
+        domain_given_token_share=_share(given.value, found.given_maximum),
+        domain_given_token_low_share=_share(given.interval.low, found.given_maximum),
+        domain_given_token_high_share=_share(given.interval.high, found.given_maximum),
         domain_information=of_domain.value,
         domain_low=of_domain.interval.low,
         domain_high=of_domain.interval.high,
@@ -418,3 +450,7 @@ def _row(run: Run, trace: Trace, layer: LayerTrace, counted: Counted, x: str, fo
         domain_null_high=of_domain.null_range.high,
         domain_p=of_domain.p,
     )
+
+
+def _share(bits: float, maximum: float) -> float:
+    return bits / maximum if maximum > 0 else 0.0

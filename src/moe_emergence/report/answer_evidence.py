@@ -1,15 +1,17 @@
-"""Is it topic or syntax, and does it matter: the answer box's sentences on what is behind the verdicts."""
+"""Is it token or domain, and does it matter: the answer box's sentences on what is behind the verdicts."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from moe_emergence.analysis.causal.specificity import SpecificityRow
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.scoreboard import ALL_ARMS, ScoreRow
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
-from moe_emergence.report.evidence_findings import ALL_HOT, spread_layers
-from moe_emergence.report.evidence_tables import REROUTED
+from moe_emergence.report.evidence_findings import ADJUSTED, ALL_HOT, found_among, layers_that_pay, spread_layers
+from moe_emergence.report.evidence_tables import PER_AFFECTED, REROUTED, TOTAL, shown_scores
 from moe_emergence.report.numbers import listed, percent_range, plural, signed, span
+from moe_emergence.report.plain_names import measure_words
 from moe_emergence.report.shown import at_last_step
 
 
@@ -28,11 +30,13 @@ def _token_or_domain(suite: Suite, tables: Tables) -> Iterator[str]:
     if not last:
         return
     begun = [row for row in rows if row.step == 0]
-    beyond = sum(row.domain_given_token_p < ALPHA for row in last)
+    beyond = sum(found_among([row.domain_given_token_p for row in last]))
+    known = [row.share_of_tokens for row in last]
+    untrained = f"; untrained gates, at step 0, {_given(begun)}" if begun else ""
     yield (
-        f"Of two tokens with one id the expert still tells their domain, {_given(last)} of H(D), beyond what the id "
-        f"settles in {beyond} of {plural(len(last), 'layer')} (p < {ALPHA} each); untrained gates, at step 0, "
-        f"{_given(begun)}."
+        f"Of two tokens with one id the expert still tells their domain, {_given(last)} of H(D|id), which the id "
+        f"leaves open, beyond chance in {beyond} of {plural(len(last), 'layer')} ({ADJUSTED.format('layers')}); on "
+        f"ids that domains share, {percent_range(min(known), max(known))} of tokens{untrained}."
     )
 
 
@@ -47,14 +51,22 @@ def _specific(suite: Suite, tables: Tables) -> Iterator[str]:
         return
     found = [row for row in rows if row.p_holm < ALPHA]
     several = len({row.seed for row in rows}) > 1  # expert numbers of two seeds have nothing in common
-    places = "; ".join(
-        f"{row.arm}{f', seed {row.seed}' if several else ''}, layer {row.layer}: expert {row.expert} for {row.domain}"
-        for row in found
-    )
+    spread = spread_layers(found, tables.routing)
+    places = "; ".join(_specialist(row, several, hot=row not in spread) for row in found)
     said = f"in {len(found)} ({places})" if found else "in none"
     yield (
         f"When its tokens are rerouted, an expert is missed by one domain more than by the others, beyond chance, "
-        f"{said} of {plural(len(rows), 'layer')} tested (p < {ALPHA}, Holm over a run's layers)."
+        f"{said} of {plural(len(rows), 'layer')} tested (p < {ALPHA}, one-sided, Holm over a run's layers; chosen on "
+        f"half of the documents and tested on the other, over {plural(rows[0].splits, 'random split')})."
+    )
+
+
+def _specialist(row: SpecificityRow, several: bool, hot: bool) -> str:
+    """`moe, seed 42, layer 3: expert 5 for math, in 9 of 12 splits`."""
+    seed, mark = f", seed {row.seed}" if several else "", ", a layer with a hot expert" if hot else ""
+    return (
+        f"{row.arm}{seed}, layer {row.layer}{mark}: expert {row.expert} for {row.domain}, chosen in {row.chosen_in} of "
+        f"{row.splits}"
     )
 
 
@@ -64,41 +76,46 @@ def _choice(suite: Suite, tables: Tables) -> Iterator[str]:
     if not judged:
         yield from [f"{ALL_HOT}."] if rows else []
         return
-    beyond = sum(row.p < ALPHA and row.regret > 0 for row in judged)
-    best, chance = [row.best_share for row in judged], [row.chance_share for row in judged]
+    shares = [[getattr(row, name) for row in judged] for name in ("best_share", "worst_share", "chance_share")]
+    best, worst, chance = (percent_range(min(values), max(values)) for values in shares)
     hot = len(rows) - len(judged)
     left = f"; {plural(hot, 'layer')} with a hot expert left out" if hot else ""
     yield (
         f"A token sent to another expert loses {span([row.regret for row in judged], _four)} nats on average, more "
-        f"than 0 in {beyond} of {plural(len(judged), 'layer')} (p < {ALPHA} each{left}); the chosen expert is the best "
-        f"for {percent_range(min(best), max(best))} of tokens, by chance for {percent_range(min(chance), max(chance))}."
+        f"than 0 in {layers_that_pay(judged)} of {plural(len(judged), 'layer')} ({ADJUSTED.format('layers')}{left}); "
+        f"the chosen expert is the best for {best} of tokens and the worst for {worst}, each by chance for {chance}: "
+        f"best above worst, which alone speaks for the choice, in "
+        f"{sum(row.best_low > row.worst_high for row in judged)} (intervals apart)."
     )
 
 
-def rerouting_scores(tables: Tables) -> list[ScoreRow]:
-    """Every measure held at the last step against what rerouting an expert costs in all; of all arms together where
-    there are several."""
-    together = [row for row in tables.scores if row.arm == ALL_ARMS] or list(tables.scores)
-    last = max((row.step for row in together), default=0)
-    return [
-        row
-        for row in together
-        if row.step == last and row.effect.startswith(f"{REROUTED}: total") and row.rho is not None
-    ]
+def rerouting_scores(tables: Tables, kind: str) -> list[ScoreRow]:
+    """Every measure held at the last step against what rerouting an expert costs, of one of `PER_AFFECTED` and `TOTAL`;
+    of all arms together where there are several."""
+    return [row for row in shown_scores(tables) if row.effect.startswith(f"{REROUTED}: {kind}") and row.rho is not None]
 
 
 def _scoreboard(tables: Tables) -> Iterator[str]:
-    """Of the measures at the last step, which order experts as rerouting does."""
-    rows = rerouting_scores(tables)
-    if not rows:
+    """Of the measures at the last step, which order experts as rerouting does: a token first, since a total effect is
+    the share of tokens times that, and any measure that goes with load goes with it."""
+    rows, totals = rerouting_scores(tables, PER_AFFECTED), rerouting_scores(tables, TOTAL)
+    if not rows and not totals:
         return
-    found = [row for row in rows if row.p_adjusted is not None and row.p_adjusted < ALPHA]
-    named = listed([f"{row.measure} ({_rho(row)})" for row in found])
+    known = rows or totals
+    held = [f"what rerouting costs a token that used the expert: {_ordered(rows)}"] if rows else []
+    total = "the cost to all tokens, which contains how many use it"
+    held += [f"{total}: {_ordered(totals)}"] if totals else []
+    pooled = ", without layers that have a hot expert" if known[0].arm == ALL_ARMS else ""
     yield (
-        f"Of {plural(len(rows), 'observational measure')} held against what rerouting an expert costs, "
-        f"{named or 'none'} {'order' if len(found) > 1 else 'orders'} experts alike beyond chance (p < {ALPHA}, "
-        "Benjamini–Hochberg)."
+        f"Of {plural(len(known), 'observational measure')}, those that order experts beyond chance (p < {ALPHA}, "
+        f"Benjamini–Hochberg{pooled}) as {'; as '.join(held)}."
     )
+
+
+def _ordered(rows: Sequence[ScoreRow]) -> str:
+    found = [row for row in rows if row.p_adjusted is not None and row.p_adjusted < ALPHA]
+    ordered = sorted(found, key=lambda row: -abs(row.rho or 0.0))
+    return listed([f"{measure_words(row.measure)} ({_rho(row)})" for row in ordered]) or "none"
 
 
 def _rho(row: ScoreRow) -> str:

@@ -93,14 +93,15 @@ def regret_forest(rows: Sequence[RegretRow], legend: Legend) -> Figure:
 def best_choice_forest(rows: Sequence[RegretRow], legend: Legend) -> Figure:
     """One panel a layer, one row an arm and seed: share of tokens whose own expert has the smallest loss of all.
 
-    The line is chance, 1/(E − k + 1), of the first row; a tick marks that of each row.
+    The line is chance, 1/(E − k + 1), of the first row; a tick marks that of each row. Filled marks are above the share
+    of tokens whose own expert is the worst, with the intervals apart: chance alone is no bar for a choice.
     """
     figure, axes = forest(
         _by_layer(
             rows,
             legend,
             lambda row: (row.best_share, row.best_low, row.best_high),
-            lambda row: row.best_low > row.chance_share,
+            lambda row: row.best_low > row.worst_high,
             lambda row: row.chance_share,
         ),
         rows[0].chance_share,

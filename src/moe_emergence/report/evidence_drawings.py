@@ -1,14 +1,16 @@
 """The figures of the evidence, each left out where it was not measured."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 from moe_emergence.analysis.causal.interventions import ANCESTOR
 from moe_emergence.analysis.records import Run, Suite
-from moe_emergence.analysis.scoreboard import ScoreRow
+from moe_emergence.analysis.scoreboard import ALL_ARMS, ScoreRow
 from moe_emergence.analysis.specialisation import FIRST_CHOICE, SLOTS
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import evidence_findings as findings
+from moe_emergence.report.answer_evidence import rerouting_scores
 from moe_emergence.report.causal_figures import (
     best_choice_forest,
     effect_limit,
@@ -17,7 +19,7 @@ from moe_emergence.report.causal_figures import (
     scoreboard,
 )
 from moe_emergence.report.drawing import Drawing
-from moe_emergence.report.evidence_tables import REROUTED, shown_scores
+from moe_emergence.report.evidence_tables import PER_AFFECTED, REROUTED, TOTAL
 from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS
 from moe_emergence.report.measure_drawings import INTERVALS, legend_of
 from moe_emergence.report.numbers import GAP, count, percent, plural
@@ -28,18 +30,20 @@ from moe_emergence.report.pattern_figures import (
     saturation_curves,
     token_split_marks,
 )
+from moe_emergence.report.plain_names import effect_words, measure_words
 from moe_emergence.report.shown import at_last_step, first_runs, of_run, seed_note
 
 _TERMS: dict[Term, tuple[str, str]] = {
     "token": (
         "token-information",
-        "How much a token's id tells of its first expert, I(E;X), in bits; 0: nothing. Black: each document's ids "
-        "turned against its routes.",
+        "How much a token's id tells of its first expert, I(E;X), in bits; 0: nothing, at most H(E). Black: "
+        "each document's ids turned against its routes.",
     ),
     "domain_given_token": (
         "domain-given-token",
         "How much the first expert tells of the domain once the token's id is known, I(E;D|X), in bits; 0: the id "
-        "settles all. Black: what documents have beyond their tokens' own routes, with random signs.",
+        "settles all, at most H(D|X), which the id leaves open. Black: what documents have "
+        "beyond their tokens' own routes, with random signs.",
     ),
 }
 _DONE = {
@@ -139,19 +143,20 @@ def _regrets(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         title=findings.best_choice_finding(judged),
         reading=(
             "Share of tokens, in %, for which no expert would have given a smaller loss than the chosen one. Line and "
-            f"ticks: chance, 1 ÷ (E − k + 1). {INTERVALS} Filled: the interval is above chance. An expert unlike the "
-            f"others is also the worst more often. {sample}{title}"
+            f"ticks: chance, 1 ÷ (E − k + 1). {INTERVALS} Filled: above the share for which it is the "
+            "worst, intervals apart. An expert unlike the others is also the worst more often: only best above worst "
+            f"speaks for the choice. {sample}{title}"
         ),
         make=partial(best_choice_forest, rows, legend_of(suite)),
     )
 
 
 def _scoreboard(tables: Tables) -> Iterator[Drawing]:
-    rows: list[ScoreRow] = [
-        row for row in shown_scores(tables) if row.effect.startswith(f"{REROUTED}: total") and row.rho is not None
-    ]
+    rows: list[ScoreRow] = [row for kind in (PER_AFFECTED, TOTAL) for row in rerouting_scores(tables, kind)]
     if rows:
         resampled = ", ".join(sorted({row.resampled for row in rows if row.resampled})) or "nothing"
+        pooled = " All arms together, without layers that have a hot expert." if rows[0].arm == ALL_ARMS else ""
+        named = [replace(row, effect=effect_words(row.effect), measure=measure_words(row.measure)) for row in rows]
         yield Drawing(
             name="scoreboard",
             section="evidence",
@@ -159,11 +164,13 @@ def _scoreboard(tables: Tables) -> Iterator[Drawing]:
             title=findings.scoreboard_finding(rows),
             reading=(
                 "Whether a measure that only watches orders a layer's experts as rerouting their tokens does: "
-                "Spearman's rho within layers, no unit; 1: the same order, 0: none. Lines: 95 % intervals over "
-                f"{resampled}. Filled: beyond chance (p < 0.05, Benjamini–Hochberg). "
-                f"n = {count(min(row.cells for row in rows))} to {count(max(row.cells for row in rows))} cells."
+                "Spearman's rho within layers, no unit; 1: the same order, 0: none. A cost to all tokens is the share "
+                "of tokens times the cost to one of them, so whatever goes with load orders it. Lines: 95 % intervals "
+                f"over {resampled}. Filled: beyond chance (p < 0.05, Benjamini–Hochberg; arms of one seed begin as one "
+                f"model and are dealt anew together).{pooled} n = {count(min(row.cells for row in rows))} to "
+                f"{count(max(row.cells for row in rows))} cells, {plural(max(row.seeds for row in rows), 'seed')}."
             ),
-            make=partial(scoreboard, rows),
+            make=partial(scoreboard, named),
         )
 
 

@@ -8,6 +8,7 @@ from moe_emergence.analysis.specialisation import FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import numbers as n
 from moe_emergence.report.measure_tables import ARM, DOCUMENTS, LAYER
+from moe_emergence.report.plain_names import effect_words, intervention_words, label_words, measure_words
 from moe_emergence.report.shown import (
     Column,
     PageTable,
@@ -25,6 +26,8 @@ TOKENS = Column(title="tokens", field="tokens", show=n.count)
 P = Column(title="p", field="p", show=n.p_value)
 REROUTED = "next"
 """The intervention whose matrix is shown: what the model itself would do without the expert."""
+PER_AFFECTED, TOTAL = "per affected token", "total"
+"""Effects of an intervention that measures are held against: of a token that used the expert, and of all tokens."""
 
 
 def evidence_tables(suite: Suite, tables: Tables) -> list[PageTable]:
@@ -59,10 +62,15 @@ def token_split_table(suite: Suite, tables: Tables) -> PageTable:
     columns = [
         *of_layer(suite),
         STEP,
-        Column(title="X", field="x"),
+        Column(title="X", field="x", show=label_words),
         *_measured("I(E;X), bits", "token_information", "token"),
+        Column(title="H(E), bits", field="token_maximum", show=n.loss),
+        Column(title="% of H(E)", field="token_share", show=n.percent),
+        Column(title="from", field="token_low_share", show=n.percent),
+        Column(title="to", field="token_high_share", show=n.percent),
         *_measured("I(E;D|X), bits", "domain_given_token", "domain_given_token"),
-        Column(title="% of H(D)", field="domain_given_token_share", show=n.percent),
+        Column(title="H(D|X), bits", field="given_maximum", show=n.loss),
+        Column(title="% of H(D|X)", field="domain_given_token_share", show=n.percent),
         Column(title="from", field="domain_given_token_low_share", show=n.percent),
         Column(title="to", field="domain_given_token_high_share", show=n.percent),
         *_measured("I(E;D) of these tokens, bits", "domain_information", "domain"),
@@ -80,16 +88,19 @@ def specificity_table(suite: Suite, tables: Tables) -> PageTable:
     columns = [
         *of_layer(suite),
         STEP,
-        Column(title="without the expert", field="intervention"),
+        Column(title="without the expert", field="intervention", show=intervention_words),
         EXPERT,
         DOMAIN,
+        Column(title="chosen in splits", field="chosen_in", show=n.count),
+        Column(title="of", field="splits", show=n.count),
         Column(title="on the half that chose it", field="chosen_value", show=n.difference),
         Column(title="on the other half", field="tested_value", show=n.difference),
         Column(title="from", field="low", show=n.end),
         Column(title="to", field="high", show=n.end),
+        Column(title="of all splits' choices", field="mean_value", show=n.difference),
         Column(title="shuffled domains: mean", field="null_mean", show=n.difference),
         Column(title="up to", field="null_high", show=n.end),
-        P,
+        Column(title="p, one-sided", field="p", show=n.p_value),
         Column(title="p, Holm", field="p_holm", show=n.p_value),
         DOCUMENTS,
     ]
@@ -133,7 +144,8 @@ def regret_table(suite: Suite, tables: Tables) -> PageTable:
         Column(title="chosen minus best (ceiling)", field="ceiling", show=n.difference),
         Column(title="the same by chance", field="chance_ceiling", show=n.difference),
         Column(title="chosen is the best", field="best_share", show=n.percent),
-        Column(title="by chance", field="chance_share", show=n.percent),
+        Column(title="chosen is the worst", field="worst_share", show=n.percent),
+        Column(title="each by chance", field="chance_share", show=n.percent),
         TOKENS,
         DOCUMENTS,
     ]
@@ -211,8 +223,8 @@ def _scores(tables: Tables) -> PageTable:
     columns = [
         ARM,
         STEP,
-        Column(title="measure", field="measure"),
-        Column(title="causal effect", field="effect"),
+        Column(title="measure", field="measure", show=measure_words),
+        Column(title="causal effect", field="effect", show=effect_words),
         Column(title="of", field="level"),
         Column(title="Spearman's rho", field="rho", show=n.signed),
         Column(title="from", field="low", show=n.signed),
@@ -221,6 +233,7 @@ def _scores(tables: Tables) -> PageTable:
         Column(title="p, Benjamini–Hochberg", field="p_adjusted", show=n.p_value),
         Column(title="cells", field="cells", show=n.count),
         Column(title="runs", field="runs", show=n.count),
+        Column(title="seeds", field="seeds", show=n.count),
         Column(title="resampled", field="resampled"),
     ]
     return make_table(
@@ -228,7 +241,7 @@ def _scores(tables: Tables) -> PageTable:
         "Scoreboard: does a measure predict what an expert is worth?",
         shown_scores(tables),
         columns,
-        "rerouting, the last step, arms together; every effect, step and arm",
+        "rerouting, the last step, arms together without layers that have a hot expert; every effect, step and arm",
     )
 
 

@@ -1,4 +1,4 @@
-"""The first lines of the page: do experts specialise, what does no balancing cost, is it topic or syntax. One sentence
+"""The first lines of the page: do experts specialise, what does no balancing cost, is it token or domain. One sentence
 each, with numbers and intervals; where a suite cannot answer, the sentence says why."""
 
 from collections.abc import Callable, Sequence
@@ -25,11 +25,13 @@ from moe_emergence.report.verdicts import (
 )
 
 TOKEN_ID = "token id"
+_NEITHER = "neither token id nor domain, as far as is shown"
+_AND_DOMAIN = " and, for one id, on the domain"
 
 
 def lead(suite: Suite, tables: Tables) -> tuple[str, str, str]:
     """The three answers, in this order."""
-    return _specialise(suite, tables), _cost(suite, tables), _topic_or_syntax(suite, tables)
+    return _specialise(suite, tables), _cost(suite, tables), _token_or_domain(suite, tables)
 
 
 def balanced_arms(suite: Suite) -> list[str]:
@@ -145,9 +147,9 @@ def _unbalanced(suite: Suite, tables: Tables, arm: str, balanced: Sequence[str])
     return f"{own}; with it, {reference}: {arm_balance(suite, tables, reference)}; LM loss against {reference}, {cost}"
 
 
-def _topic_or_syntax(suite: Suite, tables: Tables) -> str:
-    """`In layer 3 of moe routes are mostly syntax: the token's id tells … bits of its expert, …`."""
-    unknown = "Whether it is topic or syntax is not known"
+def _token_or_domain(suite: Suite, tables: Tables) -> str:
+    """`In layer 3 of moe, the expert depends on the token id and, for one id, on the domain: the id tells … bits …`."""
+    unknown = "Whether experts go by the token or by the domain is not known"
     if reason := _no_experts(suite):
         return f"{unknown}: {reason}."
     arm = next(iter((*balanced_arms(suite), *unbalanced_arms(suite))), "")
@@ -159,33 +161,53 @@ def _topic_or_syntax(suite: Suite, tables: Tables) -> str:
     layer = top[0].layer if top and any(row.layer == top[0].layer for row in last) else max(row.layer for row in last)
     rows = [row for row in last if row.layer == layer]
     begun = [row for row in split if row.layer == layer and row.step == 0 and row not in rows]
-    return f"In layer {layer} of {arm}, routes follow {_followed(rows)}: {_split(rows)}{_begun(begun)}."
+    return f"In layer {layer} of {arm}, the expert depends on {_followed(rows)}: {_split(rows, begun)}."
 
 
 def _followed(rows: Sequence[TokenSplitRow]) -> str:
     found = dict.fromkeys(map(_kind, rows))
-    return next(iter(found)) if len(found) == 1 else f"not the same in all {len(rows)} seeds ({listed(list(found))})"
+    return next(iter(found)) if len(found) == 1 else f"not the same in all {len(rows)} seeds ({'; '.join(found)})"
 
 
 def _kind(row: TokenSplitRow) -> str:
-    """What a router goes by: the token itself, the domain beyond it, or both; intervals decide which is more."""
-    topic, syntax = row.domain_given_token_p < ALPHA, row.token_p < ALPHA
-    if not topic:
-        return "syntax (the token), not shown to follow topic beyond it" if syntax else "neither beyond chance"
-    if not syntax or row.domain_given_token_low > row.token_high:
-        return "topic more than syntax (the token)"
-    return "syntax (the token) more than topic" if row.token_low > row.domain_given_token_high else "both alike"
+    """What the expert is shown to depend on; how much of each is no question of p."""
+    domain, token = row.domain_given_token_p < ALPHA, row.token_p < ALPHA
+    if domain:
+        return f"the token id{_AND_DOMAIN}" if token else "the domain, and is not shown to depend on the token id"
+    return "the token id, and is not shown to depend on the domain beyond it" if token else _NEITHER
 
 
-def _split(rows: Sequence[TokenSplitRow]) -> str:
+def _split(rows: Sequence[TokenSplitRow], begun: Sequence[TokenSplitRow]) -> str:
+    """Bits of two terms have unlike ceilings, so each is given as a share of its own, then and untrained."""
     token = _bits([(row.token_information, row.token_low, row.token_high) for row in rows])
     domain = _bits([(row.domain_given_token, row.domain_given_token_low, row.domain_given_token_high) for row in rows])
-    shares, known = ([getattr(row, name) for row in rows] for name in ("domain_given_token_share", "share_of_tokens"))
+    known = [row.share_of_tokens for row in rows]
     return (
-        f"the token's id tells {token} bits of its expert, and of two tokens with one id the expert still tells "
-        f"{domain} bits of their domain, {percent_range(min(shares), max(shares))} of all there is to know "
-        f"({span([row.ids for row in rows], count)}{GAP}ids, {percent_range(min(known), max(known))} of tokens)"
+        f"the id tells {token} bits of the expert, {_shares(rows, 'token_share')} of H(E)"
+        f"{_untrained(begun, 'token_share')}; of two tokens with one id the expert still tells {domain} bits of their "
+        f"domain, {_shares(rows, 'domain_given_token_share')} of H(D|id), which the id leaves open"
+        f"{_untrained(begun, 'domain_given_token_share')}; {_larger(rows)} (on {span([row.ids for row in rows], count)}"
+        f"{GAP}ids that domains share, {percent_range(min(known), max(known))} of tokens)"
     )
+
+
+def _shares(rows: Sequence[TokenSplitRow], name: str) -> str:
+    shares = [getattr(row, name) for row in rows]
+    return percent_range(min(shares), max(shares))
+
+
+def _untrained(begun: Sequence[TokenSplitRow], name: str) -> str:
+    return f" (untrained, at step 0, {_shares(begun, name)})" if begun else ""
+
+
+def _larger(rows: Sequence[TokenSplitRow]) -> str:
+    """Which share of its ceiling is the larger one: said only where the intervals are apart in every seed."""
+    everywhere = "" if len(rows) == 1 else " in every seed"
+    if all(row.token_low_share > row.domain_given_token_high_share for row in rows):
+        return f"as shares of these ceilings, the id tells more{everywhere}"
+    if all(row.domain_given_token_low_share > row.token_high_share for row in rows):
+        return f"as shares of these ceilings, the domain beyond the id is told more{everywhere}"
+    return f"neither share is shown to be the larger{everywhere}"
 
 
 def _bits(values: Sequence[tuple[float, float, float]]) -> str:
@@ -194,10 +216,3 @@ def _bits(values: Sequence[tuple[float, float, float]]) -> str:
         return interval(*values[0])
     ends = span([end for _, low, high in values for end in (low, high)], loss)
     return f"{span([value for value, _, _ in values], loss)} (intervals within {ends}, {len(values)}{GAP}seeds)"
-
-
-def _begun(rows: Sequence[TokenSplitRow]) -> str:
-    if not rows:
-        return ""
-    token, domain = ([getattr(row, name) for row in rows] for name in ("token_information", "domain_given_token"))
-    return f"; untrained, at step 0, {span(token, loss)} and {span(domain, loss)} bits"

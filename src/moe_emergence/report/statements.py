@@ -9,6 +9,7 @@ from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, InformationRow
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.analysis.token_information import TokenSplitRow
+from moe_emergence.report.evidence_findings import spread_layers
 from moe_emergence.report.evidence_tables import REROUTED
 from moe_emergence.report.numbers import (
     GAP,
@@ -84,12 +85,14 @@ def _token(run: Run, tables: Tables, layer: int) -> Iterator[str]:
         return
     first = next((row for row in rows if row.step == 0 and row.step != run.last_step), None)
     begun = "" if first is None else f" (at step 0 {_given(first)})"
+    told = "" if first is None else f" (at step 0 {percent(first.token_share)})"
     bits = interval(last.token_information, last.token_low, last.token_high)
     shown = "beyond" if last.domain_given_token_p < ALPHA else "not beyond"
     yield (
-        f"Given the token id {_given(last)}{begun}, {shown} what the id settles "
+        f"Given the token id {_given(last)} of H(domain given id){begun}, {shown} what the id settles "
         f"(p {p_value(last.domain_given_token_p)}); the id itself tells {bits} bits of the expert, "
-        f"as counted {loss(last.token_null_mean)} by chance ({count(last.ids)}{GAP}ids, "
+        f"{percent(last.token_share)} of H(expert){told}, as counted {loss(last.token_null_mean)} bits by chance "
+        f"({count(last.ids)}{GAP}ids that domains share, "
         f"{percent(last.share_of_tokens)} of the tokens)."
     )
 
@@ -103,31 +106,39 @@ def _given(row: TokenSplitRow) -> str:
 def _specific(run: Run, tables: Tables, layer: int) -> Iterator[str]:
     """The most causally specific expert under rerouting."""
     rows = _of(tables.specificity, run, layer, step=run.last_step, intervention=REROUTED)
-    yield from (_specific_sentence(row) for row in rows)
+    spread = spread_layers(rows, tables.routing)
+    yield from (_specific_sentence(row, hot=row not in spread) for row in rows)
 
 
-def _specific_sentence(row: SpecificityRow) -> str:
+def _specific_sentence(row: SpecificityRow, hot: bool) -> str:
     shown = "more than" if row.p_holm < ALPHA else "not shown to be more than"
     change = f"{difference_interval(row.tested_value, row.low, row.high)} nats a token"
     if row.tested_value >= 0:
         cost = f"expert {row.expert} costs {row.domain} {change} more than the other domains"
     else:
         cost = f"expert {row.expert} costs {row.domain} no more than the other domains (the difference is {change})"
+    mark = "; the layer has a hot expert" if hot else ""
     return (
-        f"Rerouted, {cost}, on documents that did not choose it: {shown} chance (p {p_value(row.p_holm)}, adjusted for "
-        "layers)."
+        f"Rerouted, {cost}, on documents that did not choose it, as {row.chosen_in} of {row.splits} random halvings "
+        f"did: {shown} chance (p {p_value(row.p_holm)}, one-sided, over all halvings, adjusted for layers; the "
+        f"interval is two-sided{mark})."
     )
 
 
 def _regret(run: Run, tables: Tables, layer: int) -> Iterator[str]:
-    """What a token loses elsewhere."""
-    for row in _of(tables.regret, run, layer, step=run.last_step, domain=None):
+    """What a token loses elsewhere, where no hot expert has left the others untrained."""
+    rows = _of(tables.regret, run, layer, step=run.last_step, domain=None)
+    judged = spread_layers(rows, tables.routing)
+    for row in judged:
         yield (
             f"Another expert in the chosen one's place changes a token's loss by "
             f"{difference_interval(row.regret, row.low, row.high)} nats; the chosen one is the best for "
-            f"{percent_interval(row.best_share, row.best_low, row.best_high)} of tokens, by chance for "
+            f"{percent_interval(row.best_share, row.best_low, row.best_high)} of tokens and the worst for "
+            f"{percent_interval(row.worst_share, row.worst_low, row.worst_high)}, each by chance for "
             f"{percent(row.chance_share)}."
         )
+    if rows and not judged:
+        yield "The router's choice cannot be judged here: the layer has a hot expert."
 
 
 def _untested(run: Run, tables: Tables) -> Iterator[str]:

@@ -7,10 +7,12 @@ from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.answer_evidence import rerouting_scores
 from moe_emergence.report.arms_compared import arms_table
+from moe_emergence.report.evidence_tables import PER_AFFECTED, TOTAL
 from moe_emergence.report.lead import lead
 from moe_emergence.report.matrices import knockout_matrices
 from moe_emergence.report.measure_tables import arm_verdicts_table, verdicts_table
 from moe_emergence.report.numbers import ABSENT, count, p_value, signed
+from moe_emergence.report.plain_names import measure_words
 from moe_emergence.report.routing_tables import routing_table
 from moe_emergence.report.shown import PageTable, TextTable
 from moe_emergence.report.sparklines import Curves, going_curves, suite_curves
@@ -81,18 +83,21 @@ def suite_summary(suite: Suite, tables: Tables) -> Summary:
 
 
 def _top_scores(tables: Tables) -> TextTable:
-    """The strongest rank correlations, whichever their sign."""
-    rows = sorted(rerouting_scores(tables), key=lambda row: -abs(row.rho or 0.0))[:TOP]
+    """The strongest rank correlations, whichever their sign, with what a token that used the expert loses; beside them
+    the same measure's with the loss of all tokens, which contains the load."""
+    totals = {(row.measure, row.level): row.rho for row in rerouting_scores(tables, TOTAL)}
+    rows = sorted(rerouting_scores(tables, PER_AFFECTED), key=lambda row: -abs(row.rho or 0.0))[:TOP]
     return TextTable(
-        title=f"Measures that order experts most as rerouting them does (top {TOP})",
-        columns=("measure", "rho", "95 % interval", "p, adjusted", "experts"),
-        numeric=(False, True, True, True, True),
+        title=f"Measures that order experts most by what rerouting costs a token that used them (top {TOP})",
+        columns=("measure", "rho", "95 % interval", "p, adjusted", "cost to all tokens (contains load): rho", "cells"),
+        numeric=(False, True, True, True, True, True),
         rows=tuple(
             (
-                row.measure,
+                measure_words(row.measure),
                 signed(row.rho),
                 ABSENT if row.low is None else f"[{signed(row.low)}, {signed(row.high)}]",
                 p_value(row.p_adjusted),
+                signed(totals.get((row.measure, row.level))),
                 count(row.cells),
             )
             for row in rows

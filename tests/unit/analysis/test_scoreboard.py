@@ -109,8 +109,40 @@ def test_arms_alone_and_together() -> None:
         ("early", 4, 1, 16, "experts"),
         ("moe", 9, 2, 32, "experts"),
         ("other", 9, 3, 48, "experts"),
-        ("all", 9, 5, 80, "runs"),
+        ("all", 9, 5, 80, "experts"),
     ]
+    assert rows[-1].seeds == 3
+
+
+def test_arms_that_begin_as_one_model_are_one_run() -> None:
+    """Four arms whose experts are still the same say no more than one of them."""
+    one = cells(seeds=(1, 2, 3))
+    measure, effect = noise(one), noise(one, 1)
+    arms = [one, *(cells(seeds=(1, 2, 3), arm=arm) for arm in ("b", "c", "d"))]
+    many = [{cell: values[cell._replace(arm="moe")] for of in arms for cell in of} for values in (measure, effect)]
+    rows = {row.arm: row for row in score_rows({"m": many[0]}, {"e": many[1]}, **FEW)}
+    together, alone = rows["all"], rows["moe"]
+    assert together.rho == pytest.approx(alone.rho)
+    assert together.p == alone.p
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high))
+    assert (together.runs, together.seeds, alone.runs) == (12, 3, 3)
+
+
+def test_seeds_are_resampled_whatever_the_number_of_arms() -> None:
+    seeds = (1, 2, 3, 4, 5)
+    of = [cell for arm in ("a", "b") for cell in cells(seeds=seeds, arm=arm)]
+    rows = {row.arm: row for row in score_rows({"m": noise(of)}, {"e": noise(of, 1)}, **FEW)}
+    assert {row.resampled for row in rows.values()} == {"seeds"}
+    few = [cell for arm in "abcdef" for cell in cells(seeds=(1, 2), arm=arm)]
+    rows = {row.arm: row for row in score_rows({"m": noise(few)}, {"e": noise(few, 1)}, **FEW)}
+    assert rows["all"].resampled == "experts"
+
+
+def test_collapsed_layers_are_their_own_arm_s_alone() -> None:
+    of = cells() + cells(arm="no_lb")
+    collapsed = {("no_lb", 42, 9, 3)}
+    rows = {row.arm: row for row in score_rows({"m": noise(of)}, {"e": noise(of, 1)}, **FEW, collapsed=collapsed)}
+    assert {arm: row.cells for arm, row in rows.items()} == {"moe": 16, "no_lb": 16, "all": 24}
 
 
 def test_constant_measures_have_no_rho_and_a_reason() -> None:
@@ -168,7 +200,7 @@ def test_interval_over_runs_is_wider_where_runs_disagree() -> None:
     mild = {cell: cell.expert + rng.normal(0, 4) for cell in of}
     split = {cell: cell.expert * (1 if cell.seed % 2 else -1) + rng.normal(0, 1) for cell in of}
     (agree, over), (disagree, _) = (interval_of(ranked_cells(of, measure, effect), 500) for effect in (mild, split))
-    assert over == "runs"
+    assert over == "seeds"
     assert disagree.high - disagree.low > 2 * (agree.high - agree.low)
     row = one_row(measure, mild)
     assert row.low < row.rho < row.high

@@ -58,6 +58,25 @@ def test_measures_of_an_expert_and_of_an_expert_in_a_domain_keep_their_names_apa
     assert list(found["vocabulary specialisation"].values()) == [0.3]
 
 
+def test_a_layer_with_a_hot_expert_is_not_among_all_arms() -> None:
+    """Its arm has it; the two arms together have the other's layer alone."""
+    loads = {"moe": [0.1, 0.2, 0.3, 0.4], "no_lb": [0.01, 0.02, 0.03, 0.94]}
+    tables = {
+        "expert_measures": [
+            SimpleNamespace(arm=arm, seed=42, step=9, layer=3, expert=e, measure="load", domain=None, value=value)
+            for arm, load in loads.items()
+            for e, value in enumerate(load)
+        ],
+        "knockouts": [
+            SimpleNamespace(arm=arm, seed=42, step=9, layer=3, expert=e, domain=None, intervention="next",
+                            effect=float(e), per_affected=None)
+            for arm in loads for e in range(4)
+        ],
+    }  # fmt: skip
+    found = {score.arm: score.cells for score in suite_scores(tables)}
+    assert found == {"moe": 4, "no_lb": 4, "all": 4}
+
+
 def test_a_measure_in_the_order_of_the_effect_scores_one() -> None:
     tables = {
         "expert_measures": [row(e, measure="load", domain=None, value=float(e)) for e in range(6)],

@@ -53,6 +53,20 @@ def test_by_hand() -> None:
     assert found.domain_given_token.plug_in == pytest.approx(0.5)
     assert found.domain.plug_in == pytest.approx(0.5)
     assert (found.maximum, found.labels, found.tokens, found.documents) == (1, 2, 16, 2)
+    assert found.token_maximum == pytest.approx(1.5)
+    assert found.given_maximum == pytest.approx(1)
+
+
+def test_the_domain_beyond_the_token_is_held_against_what_the_token_leaves_open() -> None:
+    """Label 0 is three times as frequent in one domain as in the other: it tells some of the domain itself, and a
+    router that sends each domain elsewhere tells all of the rest."""
+    labels = np.array([0, 0, 0, 1] * 2 + [0, 1, 1, 1] * 2)
+    document, domain = np.repeat(np.arange(4), 4), np.array([0, 0, 1, 1])
+    found = split(labels, domain[document], document, domain, 2)
+    left = -(0.75 * math.log2(0.75) + 0.25 * math.log2(0.25))
+    assert found.given_maximum == pytest.approx(left)
+    assert found.domain_given_token.plug_in == pytest.approx(left)
+    assert found.token_maximum == pytest.approx(1)
 
 
 @pytest.mark.parametrize("slots", [1, 2])
@@ -222,7 +236,10 @@ def test_rows_are_of_the_trace(suite: Suite) -> None:
     assert row.share_of_tokens == pytest.approx(found.tokens / len(trace.document))
     assert (row.token_information, row.token_low) == (found.token.value, found.token.interval.low)
     assert row.domain_given_token_p == found.domain_given_token.p
-    assert row.domain_given_token_share == pytest.approx(row.domain_given_token / math.log2(3))
+    assert (row.token_maximum, row.given_maximum) == (found.token_maximum, found.given_maximum)
+    assert row.domain_given_token_share == pytest.approx(row.domain_given_token / row.given_maximum)
+    assert row.token_high_share == pytest.approx(row.token_high / row.token_maximum)
+    assert 0 < row.given_maximum < row.maximum
     assert (row.domain_plug_in, row.domain_high) == (found.domain.plug_in, found.domain.interval.high)
 
 

@@ -70,10 +70,16 @@ def test_the_most_specific_expert(suite: Suite, tables: Tables, p: float, words:
         high=0.02,
         p_holm=p,
         documents=9,
+        splits=12,
+        chosen_in=9,
     )
     text = said(suite, dataclasses.replace(tables, specificity=(row,)))
     assert "Rerouted, expert 5 costs math +0.0123 [0.0010, 0.0200] nats a token more than the other domains" in text
-    assert f": {words} (p {p:.3f}" in text
+    assert f", as 9 of 12 random halvings did: {words} (p {p:.3f}, one-sided" in text
+    assert "the interval is two-sided)" in text
+    hot = dataclasses.replace(row, arm="no_lb")  # planted with a hot expert in each of its layers
+    found = [each for each in statements(suite, dataclasses.replace(tables, specificity=(hot,))) if each.arm == "no_lb"]
+    assert any("the layer has a hot expert" in sentence for each in found for sentence in each.sentences)
 
 
 def test_an_expert_that_is_missed_less_is_not_said_to_cost_more(suite: Suite, tables: Tables) -> None:
@@ -96,14 +102,18 @@ def test_what_is_left_of_the_domain_given_the_token(suite: Suite, tables: Tables
         token_low=0.7,
         token_high=0.8,
         token_null_mean=0.125,
+        token_share=0.28,
         domain_given_token_share=0.031,
         domain_given_token_low_share=0.026,
         domain_given_token_high_share=0.037,
         domain_given_token_p=0.005,
     )
     text = said(suite, dataclasses.replace(tables, token_split=(row,)))
-    assert f"Given the token id 3.1{GAP}% [2.6, 3.7], beyond what the id settles (p 0.005)" in text
-    assert f"0.750 [0.700, 0.800] bits of the expert, as counted 0.125 by chance (133{GAP}ids, 50{GAP}%" in text
+    assert (
+        f"Given the token id 3.1{GAP}% [2.6, 3.7] of H(domain given id), beyond what the id settles (p 0.005)" in text
+    )
+    assert f"0.750 [0.700, 0.800] bits of the expert, 28{GAP}% of H(expert), as counted 0.125 bits by chance" in text
+    assert f"(133{GAP}ids that domains share, 50{GAP}% of the tokens)" in text
     other = dataclasses.replace(row, layer=2)
     assert "Too few token ids" in said(suite, dataclasses.replace(tables, token_split=(other,)))
 
@@ -135,6 +145,8 @@ def test_the_answer_says_what_was_found_and_what_was_not(suite: Suite, tables: T
             expert=5,
             domain="math",
             p_holm=p,
+            splits=12,
+            chosen_in=9,
         )
         for layer, p in ((2, 0.6), (3, 0.01))
     ]
@@ -149,23 +161,29 @@ def test_the_answer_says_what_was_found_and_what_was_not(suite: Suite, tables: T
             regret=r,
             p=p,
             best_share=b,
+            best_low=b - 0.004,
+            worst_share=w,
+            worst_high=w + 0.004,
             chance_share=0.125,
         )
-        for layer, r, p, b in ((2, -0.0003, 0.01, 0.17), (3, 0.0014, 0.001, 0.185))
+        for layer, r, p, b, w in ((2, -0.0003, 0.01, 0.17, 0.172), (3, 0.0014, 0.001, 0.185, 0.14))
     ]
     split = [
         row_of(
             TokenSplitRow, arm="moe", seed=42, step=step, layer=3, counted="first choice", x="token id",
-            domain_given_token_share=share, domain_given_token_p=0.005,
+            domain_given_token_share=share, domain_given_token_p=0.005, share_of_tokens=0.4,
         )
         for step, share in ((0, 0.15), (4, 0.188))
     ]  # fmt: skip
     scores = [
         row_of(
-            ScoreRow, arm="all", step=4, measure=name, effect="next: total", level="expert", rho=rho, low=-0.1,
+            ScoreRow, arm="all", step=4, measure=name, effect=f"next: {kind}", level="expert", rho=rho, low=-0.1,
             high=0.4, p_adjusted=p,
         )
-        for name, rho, p in (("load", 0.27, 0.004), ("drift", 0.05, 0.8))
+        for name, kind, rho, p in (
+            ("load", "per affected token", 0.05, 0.8), ("delta cosine", "per affected token", 0.21, 0.004),
+            ("load", "total", 0.35, 0.001), ("delta cosine", "total", 0.1, 0.3), ("load", "specificity", 0.9, 0.001),
+        )
     ]  # fmt: skip
     told = list(
         evidence_sentences(
@@ -179,13 +197,17 @@ def test_the_answer_says_what_was_found_and_what_was_not(suite: Suite, tables: T
             ),
         )
     )
-    assert f"18.8{GAP}% of H(D), beyond what the id settles in 1 of 1{GAP}layer (p < 0.05 each)" in told[0]
+    assert f"18.8{GAP}% of H(D|id), which the id leaves open, beyond chance in 1 of 1{GAP}layer" in told[0]
+    assert f"(p < 0.05, Benjamini–Hochberg over layers); on ids that domains share, 40.0{GAP}% of tokens" in told[0]
     assert told[0].endswith(f"untrained gates, at step 0, 15.0{GAP}%.")
-    assert f"in 1 (moe, layer 3: expert 5 for math) of 2{GAP}layers tested" in told[1]
+    assert f"in 1 (moe, layer 3: expert 5 for math, chosen in 9 of 12) of 2{GAP}layers tested" in told[1]
+    assert "(p < 0.05, one-sided, Holm over a run's layers" in told[1]
     assert f"loses −0.0003 to 0.0014 nats on average, more than 0 in 1 of 2{GAP}layers" in told[2]
-    assert f"best for 17.0 to 18.5{GAP}% of tokens, by chance for 12.5{GAP}%" in told[2]
+    assert f"best for 17.0 to 18.5{GAP}% of tokens and the worst for 14.0 to 17.2{GAP}%, each by chance" in told[2]
+    assert f"for 12.5{GAP}%: best above worst, which alone speaks for the choice, in 1 (intervals apart)" in told[2]
     assert f"Of 2{GAP}observational measures" in told[3]
-    assert "load (rho 0.270 [−0.100, 0.400]) orders experts" in told[3]
+    assert "as what rerouting costs a token that used the expert: cosine of what siblings learned (rho 0.210" in told[3]
+    assert "; as the cost to all tokens, which contains how many use it: its load (rho 0.350" in told[3]
     assert list(evidence_sentences(suite, tables)) == []
 
 
@@ -200,7 +222,10 @@ def test_experts_of_several_seeds_are_named_with_their_seed(suite: Suite, tables
     runs = (*suite.runs, *(dataclasses.replace(run, seed=43) for run in suite.runs))
     rows = (row, dataclasses.replace(row, seed=43, expert=1))
     (told,) = evidence_sentences(dataclasses.replace(suite, runs=runs), dataclasses.replace(tables, specificity=rows))
-    assert "(moe, seed 42, layer 3: expert 5 for math; moe, seed 43, layer 3: expert 1 for math)" in told
+    assert "(moe, seed 42, layer 3: expert 5 for math, chosen in 0 of 0; moe, seed 43, layer 3: expert 1 for" in told
+    hot = dataclasses.replace(row, arm="no_lb")
+    (told,) = evidence_sentences(suite, dataclasses.replace(tables, specificity=(hot,)))
+    assert "(no_lb, layer 3, a layer with a hot expert: expert 5 for math" in told
 
 
 def test_a_layer_with_a_hot_expert_does_not_speak_for_the_choice(suite: Suite, tables: Tables) -> None:
@@ -208,9 +233,23 @@ def test_a_layer_with_a_hot_expert_does_not_speak_for_the_choice(suite: Suite, t
     hot = row_of(RegretRow, arm="no_lb", seed=42, step=4, layer=3, domain=None, regret=0.5, best_share=0.9)
     healthy = dataclasses.replace(hot, arm="moe", regret=0.001, best_share=0.2)
     (told,) = evidence_sentences(suite, dataclasses.replace(tables, regret=(hot, healthy)))
-    assert f"1 of 1{GAP}layer (p < 0.05 each; 1{GAP}layer with a hot expert left out)" in told
+    assert f"1 of 1{GAP}layer (p < 0.05, Benjamini–Hochberg over layers; 1{GAP}layer with a" in told
     (none,) = evidence_sentences(suite, dataclasses.replace(tables, regret=(hot,)))
+    (row,) = [each for each in statements(suite, dataclasses.replace(tables, regret=(hot,))) if each.arm == "no_lb"
+              and each.layer == 3]  # fmt: skip
+    assert "The router's choice cannot be judged here: the layer has a hot expert." in row.sentences
+    assert not any("is the best for" in sentence for sentence in row.sentences)
     assert none == "The router's choice cannot be judged: every layer has a hot expert."
+
+
+def test_a_count_of_layers_is_of_adjusted_p(suite: Suite, tables: Tables) -> None:
+    """0.04 in one of two layers is no find of a family in which the other has 0.5."""
+    rows = tuple(
+        row_of(RegretRow, arm="moe", seed=42, step=4, layer=layer, domain=None, regret=0.01, p=p)
+        for layer, p in ((2, 0.5), (3, 0.04))
+    )
+    (told,) = evidence_sentences(suite, dataclasses.replace(tables, regret=rows))
+    assert f"more than 0 in 0 of 2{GAP}layers" in told
 
 
 def test_what_was_decided_is_yes_or_no(suite: Suite, tables: Tables) -> None:

@@ -68,7 +68,7 @@ def split(step: int, value: float, p: float, seed: int = 42) -> TokenSplitRow:
     return row_of(
         TokenSplitRow, arm="moe", seed=seed, layer=3, step=step, counted="first choice", x="token id", tokens=900,
         token_information=value, token_low=value - 0.1, token_high=value + 0.1, token_plug_in=value + 0.02,
-        token_null_low=0.03, token_null_high=0.05, token_p=p,
+        token_null_low=0.03, token_null_high=0.05, token_p=p, token_share=value / 2.5,
         domain_given_token=value / 4, domain_given_token_low=0.01, domain_given_token_high=0.4,
         domain_given_token_plug_in=value / 4, domain_given_token_p=p,
     )  # fmt: skip
@@ -85,17 +85,22 @@ def test_the_split_stands_beside_its_null_less_the_same_bias_at_both_ends(suite:
     assert [mark.get_xdata()[0] for mark in marks] == [0.8, 0.5]
     assert marks[1].get_markerfacecolor() == "white" != marks[0].get_markerfacecolor()
     assert title(found["token-information"]) == (
-        "A token's id tells most of its expert in moe, layer 3: 0.800 [0.700, 0.900] bits, from 0.500 [0.400, 0.600] "
-        "at step 0"
+        "A token's id tells most of its expert in moe, layer 3: 0.800 [0.700, 0.900] bits, 32 % of H(E), from 0.500 "
+        "[0.400, 0.600] bits, 20 % of H(E) at step 0"
     )
-    assert "in 1 of 1 layer (p < 0.05 each); most in moe, layer 3: 0.200" in title(found["domain-given-token"])
+    assert (
+        "in 1 of 1 layer (p < 0.05, Benjamini–Hochberg over layers); most in moe, layer 3: 0.200 [0.010, 0.400] "
+        in title(found["domain-given-token"])
+    )
     assert "Seed 42;" in found["token-information"].reading
 
 
 def effect(expert: int, domain: str | None, value: float, way: str = "next", arm: str = "moe") -> KnockoutRow:
+    """p is 0.001 above twice the interval's half width, 0.04 above one, 0.5 below."""
     return row_of(
         KnockoutRow, arm=arm, seed=42, step=4, layer=3, expert=expert, domain=domain, intervention=way, effect=value,
         low=value - 0.001, high=value + 0.001, documents=12,
+        p=0.001 if abs(value) > 0.002 else 0.04 if abs(value) > 0.001 else 0.5,
     )  # fmt: skip
 
 
@@ -115,7 +120,8 @@ def test_the_knockout_matrix_is_domains_by_experts_in_milli_nats_on_one_scale(su
     ]  # fmt: skip
     assert title(found["knockouts-rerouted-moe"]) == (
         "moe: when its tokens are rerouted, expert 0 of layer 3 costs code the most of those whose interval is above "
-        "0, +0.0040 [0.0030, 0.0050] nats a token; the interval excludes 0 in 2 of 6 cells (above it in 1)"
+        "0, +0.0040 [0.0030, 0.0050] nats a token; the interval excludes 0 in 2 of 6 cells (above it in "
+        "1), 1 of them by Benjamini–Hochberg over cells"
     )
     bold = [text for text in axis.texts if text.get_fontweight() == "bold"]
     assert len(bold) == 2
@@ -125,7 +131,8 @@ def test_a_cost_whose_interval_includes_0_is_not_said_to_be_found(suite: Suite, 
     rows = [effect(0, "code", 0.0005), effect(1, "code", -0.002), effect(0, None, 0.0004), effect(1, None, -0.0004)]
     assert title(made(suite, tables, knockouts=rows)["knockouts-rerouted-moe"]) == (
         "moe: when its tokens are rerouted, no cell's interval is above 0; the largest is expert 0 of layer 3 for "
-        "code, +0.0005 [−0.0005, 0.0015] nats a token; the interval excludes 0 in 1 of 4 cells"
+        "code, +0.0005 [−0.0005, 0.0015] nats a token; the interval excludes 0 in 1 of 4 cells, 0 of "
+        "them by Benjamini–Hochberg over cells"
     )
 
 
@@ -133,7 +140,8 @@ def test_regret_stands_against_0_and_the_best_choice_against_chance(suite: Suite
     rows = [
         row_of(
             RegretRow, arm=arm, seed=42, step=4, layer=layer, domain=domain, regret=value, low=value - 0.1,
-            high=value + 0.1, p=p, best_share=best, best_low=best - 0.01, best_high=best + 0.01, chance_share=0.125,
+            high=value + 0.1, p=p, best_share=best, best_low=best - 0.01, best_high=best + 0.01, worst_share=0.15,
+            worst_low=0.14, worst_high=0.16, chance_share=0.125,
         )
         for arm, layer, domain, value, p, best in (
             ("moe", 2, None, 0.3, 0.01, 0.2), ("top2", 2, None, -0.2, 0.01, 0.13), ("moe", 2, "code", 9.0, 0.01, 0.9),
@@ -145,7 +153,8 @@ def test_regret_stands_against_0_and_the_best_choice_against_chance(suite: Suite
     assert set(axis.lines[0].get_xdata()) == {0}
     assert [line.get_xdata()[0] for line in axis.lines[2::2]] == [0.3, 0.8, -0.2]
     said = (
-        "The router's choice saves loss, beyond chance, in 1 of 2 layers (p < 0.05 each); most in moe, layer 2: +0.3000"
+        "The router's choice saves loss, beyond chance, in 1 of 2 layers (p < 0.05, Benjamini–Hochberg over layers); "
+        "most in moe, layer 2: +0.3000"
     )
     assert title(found["regret"]).startswith(said)
     for drawing in found.values():  # no_lb is planted with a hot expert: drawn, not counted
@@ -154,11 +163,15 @@ def test_regret_stands_against_0_and_the_best_choice_against_chance(suite: Suite
     assert set(best.lines[0].get_xdata()) == {0.125}
     marks = [line for line in best.lines if line.get_marker() == "o"]
     assert [mark.get_xdata()[0] for mark in marks] == [0.2, 0.8, 0.13]
-    assert marks[2].get_markerfacecolor() == "white"  # its interval reaches below chance
-    assert "for 20.0 % [19.0, 21.0] of tokens, by chance for 12.5 %" in title(found["best-choice"])
+    assert marks[2].get_markerfacecolor() == "white"  # it is the worst as often
+    assert marks[0].get_markerfacecolor() != "white"
+    assert title(found["best-choice"]) == (
+        "The chosen expert is a token's best more often than its worst in 1 of 2 layers (intervals apart); most in "
+        "moe, layer 2: best for 20.0 % [19.0, 21.0] of tokens, worst for 15.0 % [14.0, 16.0], each by chance for 12.5 %"
+    )
 
 
-def score(measure: str, rho: float | None, p: float, effect: str = "next: total") -> ScoreRow:
+def score(measure: str, rho: float | None, p: float, effect: str = "next: per affected token") -> ScoreRow:
     return row_of(
         ScoreRow, arm="all", step=4, measure=measure, effect=effect, level="expert", rho=rho, low=-0.1, high=0.6,
         p_adjusted=p, cells=64, resampled="experts",
@@ -170,13 +183,23 @@ def test_the_scoreboard_runs_from_the_highest_rho_down(suite: Suite, tables: Tab
             score("load", 0.9, 0.01, "zero: total")]  # fmt: skip
     (drawing,) = made(suite, tables, scores=rows).values()
     axis = drawing.make().axes[0]
-    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["load", "drift"]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == [
+        "its load", "distance from its ancestor",
+    ]  # fmt: skip
     assert set(axis.lines[0].get_xdata()) == {0}
     assert title(drawing) == (
-        "1 of 2 pairings of a measure and an effect are beyond chance; strongest: load, rho 0.40 [−0.10, 0.60]"
+        "By what a token that used the expert loses, 1 of 2 measures orders experts beyond chance (most: its load, rho "
+        "0.40 [−0.10, 0.60])"
     )
     (none,) = made(suite, tables, scores=rows[:1]).values()
-    assert title(none).startswith("No measure orders experts")
+    assert title(none) == "By what a token that used the expert loses, none of 1 measure orders experts beyond chance"
+    both = [*rows, score("margin", 0.7, 0.001, "next: total")]
+    (drawing,) = made(suite, tables, scores=both).values()
+    assert "; by the loss of all tokens, which contains the load, 1 of 1 measure orders" in title(drawing)
+    assert [axis.get_title(loc="left") for axis in drawing.make().axes] == [
+        "rerouted to the next best: a token that used it, nats",
+        "rerouted to the next best: all tokens, nats a token (contains the load)",
+    ]
 
 
 def overlap(arm: str, step: int, value: float, counted: str = "first choice") -> SaturationRow:
@@ -237,4 +260,7 @@ def test_a_swap_stands_beside_as_much_content(suite: Suite, tables: Tables) -> N
     assert (list(tick.get_xdata()), tick.get_marker()) == ([0.02], "|")
     assert list(mark.get_xdata()) == [0.05]
     assert axis.lines[6].get_markerfacecolor() == "white"
-    assert "in 1 of 2 layers × swaps; most math closed up, layer 2: +0.0300 bits" in title(drawing)
+    assert (
+        "in 1 of 2 layers × swaps (p < 0.05, Benjamini–Hochberg over them); most math closed up, layer 2: +0.0300 bits"
+        in title(drawing)
+    )

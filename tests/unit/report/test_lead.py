@@ -50,12 +50,15 @@ def split_row(arm: str, step: int = 4, layer: int = 3, seed: int = 42, **values:
     return TokenSplitRow(**zeros | names | values)
 
 
-TOKEN = {"token_information": 0.8, "token_low": 0.75, "token_high": 0.85, "token_p": 0.005, "ids": 40}
+TOKEN = {"token_information": 0.8, "token_low": 0.75, "token_high": 0.85, "token_p": 0.005, "ids": 40,
+         "token_share": 0.3, "token_low_share": 0.28, "token_high_share": 0.32}  # fmt: skip
 DOMAIN = {
     "domain_given_token": 0.02,
     "domain_given_token_low": 0.01,
     "domain_given_token_high": 0.03,
-    "domain_given_token_share": 0.013,
+    "domain_given_token_share": 0.016,
+    "domain_given_token_low_share": 0.008,
+    "domain_given_token_high_share": 0.024,
     "domain_given_token_p": 0.005,
     "share_of_tokens": 0.4,
 }
@@ -63,7 +66,7 @@ DOMAIN = {
 
 def test_three_sentences_with_the_planted_numbers_and_intervals(suite: Suite) -> None:
     tables = planted_tables(suite, {("moe", 42, 3): 0.084, ("top2", 42, 2): 0.07})
-    begun = split_row("moe", step=0, token_information=0.7, domain_given_token=0.01)
+    begun = split_row("moe", step=0, token_share=0.26, domain_given_token_share=0.012)
     specialise, cost, topic = said(suite, replace(tables, token_split=(begun, split_row("moe", **TOKEN | DOMAIN))))
     assert specialise.startswith("moe, balanced, shows learned specialisation in layer 3; no evidence of learned")
     assert "8.4 % [7.8, 9.0] in layer 3 (0.133 bits)" in specialise
@@ -74,26 +77,52 @@ def test_three_sentences_with_the_planted_numbers_and_intervals(suite: Suite) ->
     assert "with it, moe: max violation 0.49 (layer 3)" in cost
     assert cost.endswith("LM loss against moe, nats a token, is higher in no_lb (+0.0220 [0.0180, 0.0260]).")
     assert topic == (
-        "In layer 3 of moe, routes follow syntax (the token) more than topic: the token's id tells 0.800 [0.750, "
-        "0.850] bits of its expert, and of two tokens with one id the expert still tells 0.020 [0.010, 0.030] bits of "
-        "their domain, 1.3 % of all there is to know (40 ids, 40.0 % of tokens); untrained, at step 0, 0.700 and "
-        "0.010 bits."
+        "In layer 3 of moe, the expert depends on the token id and, for one id, on the domain: the id tells 0.800 "
+        "[0.750, 0.850] bits of the expert, 30.0 % of H(E) (untrained, at step 0, 26.0 %); of two tokens with one id "
+        "the expert still tells 0.020 [0.010, 0.030] bits of their domain, 1.6 % of H(D|id), which the id leaves open "
+        "(untrained, at step 0, 1.2 %); as shares of these ceilings, the id tells more (on 40 ids that domains share, "
+        "40.0 % of tokens)."
     )
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
-        ({"domain_given_token_p": 0.4}, "syntax (the token), not shown to follow topic beyond it"),
-        ({"domain_given_token_p": 0.4, "token_p": 0.4}, "neither beyond chance"),
-        ({"token_p": 0.4}, "topic more than syntax (the token)"),
-        ({"domain_given_token_low": 0.9, "domain_given_token_high": 0.95}, "topic more than syntax (the token)"),
-        ({"domain_given_token_low": 0.7, "domain_given_token_high": 0.8}, "both alike"),
+        ({"domain_given_token_p": 0.4}, "the token id, and is not shown to depend on the domain beyond it"),
+        ({"domain_given_token_p": 0.4, "token_p": 0.4}, "neither token id nor domain, as far as is shown"),
+        ({"token_p": 0.4}, "the domain, and is not shown to depend on the token id"),
+        ({}, "the token id and, for one id, on the domain"),
     ],
 )
-def test_what_is_more_is_decided_by_intervals_and_nulls(suite: Suite, values: dict, expected: str) -> None:
+def test_what_the_expert_depends_on_is_decided_by_nulls(suite: Suite, values: dict, expected: str) -> None:
     rows = (split_row("moe", **TOKEN | DOMAIN | values),)
-    assert f"routes follow {expected}: " in said(suite, replace(planted_tables(suite), token_split=rows))[2]
+    assert f"the expert depends on {expected}: " in said(suite, replace(planted_tables(suite), token_split=rows))[2]
+
+
+BOTH = "domain_given_token_low_share", "domain_given_token_high_share"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ((0.01, 0.02), (0.1, 0.2), "as shares of these ceilings, the id tells more in every seed"),
+        ((0.4, 0.5), (0.33, 0.36), "as shares of these ceilings, the domain beyond the id is told more in every seed"),
+        ((0.4, 0.5), (0.1, 0.2), "neither share is shown to be the larger in every seed"),
+        ((0.1, 0.2), (0.27, 0.36), "neither share is shown to be the larger in every seed"),
+    ],
+)
+def test_more_is_said_of_shares_of_ceilings_and_only_where_every_seed_has_it(
+    small: Small, first: tuple, second: tuple, expected: str
+) -> None:
+    """More bits of the expert than of the domain in each row: bits are not compared."""
+    suite = small(1, 2, seeds=(42, 43))
+    rows = tuple(
+        split_row("moe", seed=seed, **TOKEN | DOMAIN | dict(zip(BOTH, ends, strict=True)))
+        for seed, ends in ((42, first), (43, second))
+    )
+    told = said(suite, replace(planted_tables(suite), token_split=rows))[2]
+    assert f"; {expected} (on 40 ids" in told
+    assert "syntax" not in told
 
 
 def test_a_loss_that_is_not_shown_to_differ_is_not_called_a_cost(suite: Suite) -> None:
@@ -139,7 +168,7 @@ def test_over_seeds_ranges_are_given(small: Small) -> None:
     assert "states, 2 at a time averaged, reach 3.0 to 5.5 % and documents" in specialise
     assert "0.20 % (largest p 0.005, adjusted for layers and arms)" in specialise
     assert "single seeds" in cost
-    assert "tells 0.800 to 0.900 (intervals within 0.750 to 0.950, 2 seeds) bits of its expert" in topic
+    assert "tells 0.800 to 0.900 (intervals within 0.750 to 0.950, 2 seeds) bits of the expert, 30.0 % of H(E)" in topic
 
 
 @pytest.mark.parametrize(
@@ -150,7 +179,7 @@ def test_over_seeds_ranges_are_given(small: Small) -> None:
             (
                 "Whether experts specialise is not known: no run with a result has experts.",
                 "What no balancing costs is not known: no run with a result has experts.",
-                "Whether it is topic or syntax is not known: no run with a result has experts.",
+                "Whether experts go by the token or by the domain is not known: no run with a result has experts.",
             ),
         ),
         (
@@ -159,8 +188,8 @@ def test_over_seeds_ranges_are_given(small: Small) -> None:
                 None,
                 "What no balancing costs is not known: no arm without balancing has a result; with it, moe: max "
                 "violation 0.49 (layer 3), no hot or dead expert, no collapse found in training.",
-                "Whether it is topic or syntax is not known: too few token ids are frequent in two domains, or it was "
-                "not measured.",
+                "Whether experts go by the token or by the domain is not known: too few token ids are frequent in two "
+                "domains, or it was not measured.",
             ),
         ),
         (

@@ -1,4 +1,8 @@
-"""Whether some expert matters to one domain more than to others: chosen on half the documents, tested on the rest."""
+"""Whether some expert matters to one domain more than to others: chosen on half the documents, tested on the rest.
+
+One split's result hangs on its luck: another may choose another expert, and be significant where the first was not. So
+it is repeated over random splits, and what is tested is the mean over them.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,12 +11,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
-from moe_emergence.analysis.causal.effects import Origin, domain_means
+from moe_emergence.analysis.causal.effects import Origin
 from moe_emergence.analysis.statistics import (
     PERMUTATIONS,
     TAIL,
-    Bootstrap,
     Estimate,
+    bootstrap,
     generator,
     holm,
     null_p_value,
@@ -22,7 +26,9 @@ from moe_emergence.errors import AnalysisError
 
 LEAST_DOCUMENTS = 4
 """Of a domain: 2 in each half."""
-_SPLIT_SEED, _NULL_SEED = 1, 2
+SPLITS = 24
+"""Random divisions of the documents in halves."""
+_SEEDS, _NULL_SEED = 1_000, 999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +37,16 @@ class SpecificityRow:
     minus the mean over the others, nats a token, as in `KnockoutRow.effect`.
 
     Attributes:
-        expert, domain: those of the highest specificity on one half of the documents of each domain.
-        chosen_value: that highest, which is too high, as it was chosen for.
-        tested_value: the same expert's and domain's on the other half, with its 95 % interval: about 0 when no expert
-            is specific, the effect itself when it matters to that domain alone.
-        null_mean, null_high: mean and 97.5 % point of the tested value with the documents' domains dealt anew and all
-            done again: halves, choice and test.
-        p: how often that reaches tested_value, one-sided; p_holm: after Holm over the run's layers.
-        documents: of the smallest domain, in the tested half.
+        expert, domain: those of the highest specificity on one half of the documents of each domain, in most of
+            `splits` random halvings: in `chosen_in` of them, 1..splits.
+        chosen_value: that highest, mean over the splits that chose it: too high, as it was chosen for.
+        tested_value: the same expert's and domain's on the other half, mean over the same splits, with its two-sided
+            95 % interval: about 0 when no expert is specific, the effect itself when it matters to that domain alone.
+        mean_value: tested value of what each split chose, mean over all splits.
+        null_mean, null_high: mean and 97.5 % point of mean_value with the documents' domains dealt anew and all done
+            again: halves, choice and test.
+        p: how often that reaches mean_value, one-sided; p_holm: after Holm over the run's layers.
+        documents: of the smallest domain, in a tested half.
     """
 
     arm: str
@@ -48,10 +56,13 @@ class SpecificityRow:
     intervention: str
     expert: int
     domain: str
+    splits: int
+    chosen_in: int
     chosen_value: float
     tested_value: float
     low: float
     high: float
+    mean_value: float
     null_mean: float
     null_high: float
     p: float
@@ -61,12 +72,15 @@ class SpecificityRow:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Specificity:
-    """As in `SpecificityRow`, of one layer; `null` [permutations] are tested values under dealt domains."""
+    """As in `SpecificityRow`, of one layer; `null` [permutations] are mean values under dealt domains."""
 
     expert: int
     domain: int
+    splits: int
+    chosen_in: int
     chosen_value: float
     tested: Estimate
+    mean_value: float
     null: NDArray[np.float64]
     p: float
     documents: int
@@ -86,9 +100,13 @@ def halves(
 
 
 def specificity(
-    origin: Origin, change: Float[np.ndarray, "experts documents"], permutations: int = PERMUTATIONS, seed: int = 0
+    origin: Origin,
+    change: Float[np.ndarray, "experts documents"],
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+    splits: int = SPLITS,
 ) -> Specificity:
-    """The most specific expert and domain of one half of the documents, tested on the other.
+    """The most specific expert and domain of one half of the documents, tested on the other, over several splits.
 
     Raises:
         AnalysisError: a domain has fewer than 4 documents.
@@ -99,25 +117,52 @@ def specificity(
             f"choosing on one half and testing on the other needs {LEAST_DOCUMENTS} documents a domain; "
             f"{origin.domains[sizes.argmin()]!r} has {sizes.min()}: add documents to the probe"
         )
-    labels = permuted_labels(origin.domain, permutations, generator(seed * 10 + _NULL_SEED))
+    labels = permuted_labels(origin.domain, permutations, generator(seed * _SEEDS + _NULL_SEED))
     everything = np.concatenate([origin.domain[np.newaxis], labels])
-    first = halves(everything, seed * 10 + _SPLIT_SEED)
-    choosing, testing = (_contrasts(change, origin.predicted, everything, half) for half in (first, ~first))
-    flat = choosing.reshape(len(choosing), -1)
-    best = flat.argmax(1)
-    tested = np.take_along_axis(testing.reshape(len(testing), -1), best[:, np.newaxis], axis=1)[:, 0]
-    expert, domain = divmod(int(best[0]), len(origin.domains))
-    rest = np.flatnonzero(~first[0])
-    estimate = _contrast_estimate(origin.of(rest), change[expert, rest], domain)
+    done = [_one_split(change, origin.predicted, everything, seed * _SEEDS + number) for number in range(splits)]
+    tested = np.mean([one.tested for one in done], axis=0)
+    chosen = np.array([one.chosen for one in done])
+    often = np.bincount(chosen, minlength=len(change) * len(origin.domains))
+    mine = [one for one in done if one.chosen == often.argmax()]
+    expert, domain = divmod(int(often.argmax()), len(origin.domains))
+    halves_tested = np.stack([~one.first for one in mine])
     return Specificity(
         expert=expert,
         domain=domain,
-        chosen_value=float(flat[0, best[0]]),
-        tested=estimate,
+        splits=splits,
+        chosen_in=len(mine),
+        chosen_value=float(np.mean([one.chosen_value for one in mine])),
+        tested=_mean_contrast(origin, change[expert], domain, halves_tested),
+        mean_value=float(tested[0]),
         null=tested[1:],
         p=null_p_value(float(tested[0]), tested[1:]),
-        documents=int(np.bincount(origin.domain[rest]).min()),
+        documents=int(np.bincount(origin.domain[~mine[0].first]).min()),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """Of one split: which documents chose, which cell (expert × domain) was chosen and its value there, and the tested
+    value [1 + permutations] of the domains as they are and of those dealt anew."""
+
+    first: NDArray[np.bool_]
+    chosen: int
+    chosen_value: float
+    tested: NDArray[np.float64]
+
+
+def _one_split(
+    change: Float[np.ndarray, "experts documents"],
+    predicted: Int[np.ndarray, " documents"],
+    labels: Int[np.ndarray, "draws documents"],
+    seed: int,
+) -> _Split:
+    first = halves(labels, seed)
+    choosing, testing = (_contrasts(change, predicted, labels, half) for half in (first, ~first))
+    flat = choosing.reshape(len(labels), -1)
+    best = flat.argmax(1)
+    tested = np.take_along_axis(testing.reshape(len(labels), -1), best[:, np.newaxis], axis=1)[:, 0]
+    return _Split(first[0], int(best[0]), float(flat[0, best[0]]), tested)
 
 
 def specificity_rows(
@@ -141,10 +186,13 @@ def specificity_rows(
                 intervention=intervention,
                 expert=one.expert,
                 domain=origin.domains[one.domain],
+                splits=one.splits,
+                chosen_in=one.chosen_in,
                 chosen_value=one.chosen_value,
                 tested_value=one.tested.value,
                 low=one.tested.interval.low,
                 high=one.tested.interval.high,
+                mean_value=one.mean_value,
                 null_mean=float(one.null.mean()),
                 null_high=float(np.quantile(one.null, 1 - TAIL)),
                 p=one.p,
@@ -171,7 +219,29 @@ def _own_minus_others(effect: Float[np.ndarray, "... domains"]) -> Float[np.ndar
     return effect - others / (effect.shape[-1] - 1)
 
 
-def _contrast_estimate(origin: Origin, change: Float[np.ndarray, " documents"], domain: int) -> Estimate:
-    found = domain_means(origin, change)
-    observed, replicates = (_own_minus_others(v[..., :-1])[..., domain] for v in (found.observed, found.replicates))
-    return Bootstrap(observed, replicates, int(np.asarray(found.documents)[-1])).estimate()
+def _mean_contrast(
+    origin: Origin,
+    change: Float[np.ndarray, " documents"],
+    domain: int,
+    tested: Bool[np.ndarray, "splits documents"],
+) -> Estimate:
+    """Effect on a domain minus the mean over the others, mean over tested halves, with its interval over documents.
+
+    Ratios are linearised as in `effects.domain_ratios`: a document counts for what it adds in the halves that hold it,
+    and a resample that draws none of a half's documents has a value all the same.
+    """
+    value, adds, n_domains = 0.0, np.zeros(len(change)), len(origin.domains)
+    for number in range(n_domains):
+        half = tested & (origin.domain == number)
+        tokens = (half @ origin.predicted)[:, np.newaxis]
+        ratio = (half @ change)[:, np.newaxis] / tokens
+        sign = 1.0 if number == domain else -1 / (n_domains - 1)
+        value += sign * float(ratio.mean())
+        left = (change - ratio * origin.predicted) / np.where(half, tokens - origin.predicted, 1)
+        adds += sign * np.where(half, left, 0).mean(0)
+    drawn = np.bincount(origin.domain[tested.any(0)]).min()
+
+    def statistic(weights: Int[np.ndarray, "replicates documents"]) -> Float[np.ndarray, " replicates"]:
+        return np.asarray(value + (weights - 1.0) @ adds)
+
+    return bootstrap(statistic, origin.domain, int(drawn)).estimate()

@@ -28,22 +28,44 @@ def test_a_planted_expert_is_found() -> None:
     assert found.tested.interval.low > 0.2
     assert found.p == 1 / 1000
     assert found.documents == 6
+    assert (found.chosen_in, found.splits) == (24, 24)
     assert found.chosen_value == pytest.approx(0.5, abs=0.15)
 
 
 def test_what_is_tested_is_worked_by_hand() -> None:
-    change, first = noise(3), halves(DOMAIN, 1)
-    found = specificity(HERE, change, permutations=9)
+    change = noise(3)
+    found = specificity(HERE, change, permutations=9, splits=4)
 
     def contrast(half: np.ndarray, expert: int, domain: int) -> float:
         means = [change[expert, half & (d == DOMAIN)].sum() / (10 * (half & (d == DOMAIN)).sum()) for d in range(3)]
         return means[domain] - np.mean([means[d] for d in range(3) if d != domain])
 
-    values = {(e, d): contrast(first, e, d) for e in range(4) for d in range(3)}
-    assert (found.expert, found.domain) == max(values, key=values.__getitem__)
-    assert found.chosen_value == pytest.approx(max(values.values()), abs=1e-12)
-    assert found.tested.value == pytest.approx(contrast(~first, found.expert, found.domain), abs=1e-12)
-    assert found.p == null_p_value(found.tested.value, found.null)
+    chosen = []
+    for number in range(4):
+        first = halves(DOMAIN, number)
+        values = {(e, d): contrast(first, e, d) for e in range(4) for d in range(3)}
+        best = max(values, key=values.__getitem__)
+        chosen.append((best, values[best], contrast(~first, *best)))
+    cells = [cell for cell, _, _ in chosen]
+    most = max(sorted(set(cells)), key=cells.count)
+    mine = [(value, tested) for cell, value, tested in chosen if cell == most]
+    assert (found.expert, found.domain) == most
+    assert (found.splits, found.chosen_in) == (4, cells.count(most))
+    assert found.chosen_value == pytest.approx(np.mean([value for value, _ in mine]), abs=1e-12)
+    assert found.tested.value == pytest.approx(np.mean([tested for _, tested in mine]), abs=1e-12)
+    assert found.mean_value == pytest.approx(np.mean([tested for _, _, tested in chosen]), abs=1e-12)
+    assert found.p == null_p_value(found.mean_value, found.null)
+
+
+def test_one_split_s_luck_is_not_what_is_found() -> None:
+    """A moderate effect: single splits name several cells, with p from 0.005 to 0.9; together they name the planted."""
+    change = noise(3) + np.where((np.arange(4)[:, None] == 2) & (DOMAIN == 1), 1.6, 0)
+    single = [specificity(HERE, change, permutations=199, seed=seed, splits=1) for seed in range(12)]
+    together = [specificity(HERE, change, permutations=199, seed=seed) for seed in range(12)]
+    assert len({(one.expert, one.domain) for one in single}) > 1
+    assert {(one.expert, one.domain) for one in together} == {(2, 1)}
+    assert np.ptp([one.p for one in single]) > 2 * np.ptp([one.p for one in together])
+    assert all(0 < one.chosen_in <= one.splits for one in together)
 
 
 def test_noise_is_not_specific_and_choosing_inflates() -> None:
