@@ -260,3 +260,17 @@ def test_the_same_table_makes_the_same_bytes(tmp_path: Path, tables: Tables) -> 
     assert first == second
     for kind in ("svg", "png"):
         assert (tmp_path / f"1/loss.{kind}").read_bytes() == (tmp_path / f"2/loss.{kind}").read_bytes()
+
+
+def test_every_number_on_a_cell_can_be_read(tables: Tables) -> None:
+    """Contrast of WCAG, at least 4.5 to 1, on every colour of the scale and on every cell that is drawn."""
+    assert style.contrast("white", "black") == pytest.approx(21)
+    assert style.contrast("#777777", "white") == pytest.approx(4.48, abs=0.005)
+    colours = [style.DIVERGING(place) for place in np.linspace(0, 1, 257)]
+    assert all(style.contrast(style.ink_on(colour), colour) >= 4.5 for colour in colours)
+    figure = share_heatmaps(tables.shares, tables.routing, limit=3.0)
+    for axis in figure.axes[:-1]:
+        cells = axis.images[0].to_rgba(axis.images[0].get_array())
+        for text in axis.texts:
+            column, row = text.get_position()
+            assert style.contrast(text.get_color(), cells[int(row), int(column)]) >= 4.5
