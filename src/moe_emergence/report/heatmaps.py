@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -14,7 +14,8 @@ from moe_emergence.analysis.balance import RoutingRow
 from moe_emergence.analysis.shares import ShareRow
 from moe_emergence.analysis.token_rows import TokenClassRow
 from moe_emergence.report.numbers import count, percent
-from moe_emergence.report.style import DIVERGING, WIDTH, ink_on, label, new_figure
+from moe_emergence.report.passages import readable_ink
+from moe_emergence.report.style import DIVERGING, WIDTH, label, new_figure
 
 Row = TypeVar("Row", ShareRow, TokenClassRow)
 CELL_TEXT_EXPERTS = 16
@@ -160,7 +161,7 @@ def write_cell(axis: Any, row: int, column: int, text: str, *, on: Any, size: fl
     """A number on a cell of the colour `on`. The layout need not know it: it lies inside its panel, and asking
     hundreds of them for their size takes most of a figure's time."""
     axis.text(
-        column, row, text, ha="center", va="center", fontsize=size, color=ink_on(on),
+        column, row, text, ha="center", va="center", fontsize=size, color=readable_ink(to_hex(on)),
         fontweight="bold" if bold else "normal", in_layout=False,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
@@ -100,24 +100,6 @@ def _printable(character: str) -> str:
     if character.isprintable() or character == GAP:
         return character
     return " " if character.isspace() else "\ufffd"
-
-
-def ink_on(colour: Any) -> str:
-    """Black or white, whichever has the larger contrast with `colour`; that is never below 4.58."""
-    return max(("black", "white"), key=lambda ink: contrast(ink, colour))
-
-
-def contrast(one: Any, other: Any) -> float:
-    """Of two opaque colours, in any of matplotlib's spellings: 1 for equal ones, 21 for black and white [W3C, Web
-    Content Accessibility Guidelines 2.2, "contrast ratio"]; text needs 4.5."""
-    darker, lighter = sorted((_luminance(one), _luminance(other)))
-    return (lighter + 0.05) / (darker + 0.05)
-
-
-def _luminance(colour: Any) -> float:
-    channels = np.array(to_rgb(colour))
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def arm_styles(arms: list[str], dense: str | None) -> dict[str, dict[str, Any]]:

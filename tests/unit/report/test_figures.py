@@ -23,8 +23,9 @@ from moe_emergence.report.estimates import (
     loss_difference_forest,
     specialisation_marks,
 )
-from moe_emergence.report.heatmaps import class_heatmaps, colour_limit, share_heatmaps
+from moe_emergence.report.heatmaps import class_heatmaps, colour_limit, share_heatmaps, write_cell
 from moe_emergence.report.information_curves import information_curves
+from moe_emergence.report.passages import CONTRAST, contrast
 from moe_emergence.report.pictures import keep
 from moe_emergence.report.verdicts import final_information
 
@@ -263,14 +264,21 @@ def test_the_same_table_makes_the_same_bytes(tmp_path: Path, tables: Tables) -> 
 
 
 def test_every_number_on_a_cell_can_be_read(tables: Tables) -> None:
-    """Contrast of WCAG, at least 4.5 to 1, on every colour of the scale and on every cell that is drawn."""
-    assert style.contrast("white", "black") == pytest.approx(21)
-    assert style.contrast("#777777", "white") == pytest.approx(4.48, abs=0.005)
-    colours = [style.DIVERGING(place) for place in np.linspace(0, 1, 257)]
-    assert all(style.contrast(style.ink_on(colour), colour) >= 4.5 for colour in colours)
-    figure = share_heatmaps(tables.shares, tables.routing, limit=3.0)
-    for axis in figure.axes[:-1]:
+    image = share_heatmaps(tables.shares, tables.routing, limit=3.0).axes[0].images[0]
+    values = np.linspace(-3, 3, 257)[np.newaxis]
+    with style.styled():
+        axis = style.new_figure(1).subplots()
+        for column, colour in enumerate(image.to_rgba(values)[0]):
+            write_cell(axis, 0, column, "0", on=colour)
+    inks = [text.get_color() for text in axis.texts]
+    assert set(inks) == {"#000000", "#FFFFFF"}
+    grounds = [to_hex(colour) for colour in image.to_rgba(values)[0]]
+    assert min(map(contrast, inks, grounds)) >= CONTRAST
+
+
+def test_numbers_on_a_heatmap_stand_out_from_their_own_cells(tables: Tables) -> None:
+    for axis in share_heatmaps(tables.shares, tables.routing, limit=3.0).axes[:-1]:
         cells = axis.images[0].to_rgba(axis.images[0].get_array())
         for text in axis.texts:
             column, row = text.get_position()
-            assert style.contrast(text.get_color(), cells[int(row), int(column)]) >= 4.5
+            assert contrast(to_hex(text.get_color()), to_hex(cells[int(row), int(column)])) >= CONTRAST
