@@ -205,6 +205,8 @@ def _saturation(suite: Suite, tables: Tables) -> Iterator[Drawing]:
 def _coactivation(suite: Suite, tables: Tables, run: Run) -> Iterator[Drawing]:
     rows = of_run(run, tables.coactivation)
     if rows and run.config.moe is not None:
+        experts = run.config.moe.num_experts
+        unused = len(rows) < len({row.layer for row in rows}) * experts * (experts - 1)
         yield Drawing(
             name=f"coactivation-{run.arm}",
             section="evidence",
@@ -212,10 +214,11 @@ def _coactivation(suite: Suite, tables: Tables, run: Run) -> Iterator[Drawing]:
             title=findings.coactivation_finding(rows),
             reading=(
                 "How often two experts serve the same token, as a multiple of independent choice at their loads "
-                f"(white, 1: chance; 2: 100{GAP}% more often). Grey: an expert without tokens. "
+                f"(white, 1: chance; 2: 100{GAP}% more often). Grey: an expert with itself"
+                f"{', or one without tokens' if unused else ''}. "
                 f"n = {count(rows[0].tokens)} tokens.{seed_note(suite, run)}"
             ),
-            make=partial(coactivation_heatmaps, rows, run.config.moe.num_experts),
+            make=partial(coactivation_heatmaps, rows, experts),
         )
 
 

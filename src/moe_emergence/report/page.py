@@ -32,7 +32,7 @@ from moe_emergence.report.page_tables import page_tables
 from moe_emergence.report.passages import style_rules
 from moe_emergence.report.pictures import Picture, keep
 from moe_emergence.report.scripts import Script, own_script, plotly_script
-from moe_emergence.report.specialists import specialists
+from moe_emergence.report.specialists import OWN_TOKENS, specialists
 from moe_emergence.report.statements import statements
 from moe_emergence.report.verdicts import final_information, information_finding
 from moe_emergence.report.visible import visible
@@ -122,6 +122,7 @@ def _context(suite: Suite, tables: Tables, progress: Progress) -> dict[str, Any]
         "evidence": evidence_tables(suite, tables),
         "specialists": specialists(suite, tables),
         "window": WINDOW,
+        "own_tokens": OWN_TOKENS,
         "collapse": list(collapse_sentences(suite, tables)),
         "configs": [(arm.name, to_dict(runs[0].config)) for arm in suite.arms if (runs := suite.runs_of(arm.name))],
         "pictures": list(_pictures(suite, tables, progress)),

@@ -100,7 +100,8 @@ def saturation_curves(rows: Sequence[SaturationRow], legend: Legend) -> Figure:
 def coactivation_heatmaps(rows: Sequence[CoactivationRow], experts: int) -> Figure:
     """One panel a layer of one run: experts × experts, how often a token uses both ÷ by independent choice.
 
-    White is chance at these loads; colour is log2 of the ratio, grey where an expert has no tokens; numbers are ratios.
+    White is chance at these loads; colour is log2 of the ratio, numbers are ratios; grey: an expert with itself, or
+    without tokens.
     """
     layers = sorted({row.layer for row in rows})
     limit = max([1.0, *(abs(math.log2(excess(row))) for row in rows if excess(row) > 0)])

@@ -265,6 +265,11 @@ def test_coactivation_is_against_independent_choice_and_only_where_k_is_2(suite:
         "top2: experts 0 and 1 of layer 2 serve tokens together 2.00 times as often as independent choice"
     )
     assert "lift" not in title(drawing)
+    assert "Grey: an expert with itself, or one without tokens." in drawing.reading
+    pairs = [(first, other) for first in range(8) for other in range(8) if first != other]
+    every = [dataclasses.replace(rows[0], expert=first, other=other) for first, other in pairs]
+    (drawing,) = made(suite, tables, coactivation=every).values()
+    assert "Grey: an expert with itself. " in drawing.reading
 
 
 def test_a_swap_stands_beside_as_much_content(suite: Suite, tables: Tables) -> None:
