@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,16 @@ def write_report(suite: Suite, tables: Tables, progress: Progress = silent) -> P
         AnalysisError: the folder cannot be written.
     """
     write_csv(tables, suite.folder / TABLES)
-    beside = {"arms_compared": csv_text(arms_compared(suite, tables)), **going_csvs(suite)}
-    for name, text in beside.items():
+    for name, text in _beside(suite, tables).items():
         replace_file(suite.folder / TABLES / f"{name}.csv", text)
     page = _environment().get_template("report.html.j2").render(_context(suite, tables, progress))
     replace_file(suite.folder / REPORT, page)
     return suite.folder / REPORT
+
+
+def _beside(suite: Suite, tables: Tables) -> dict[str, str]:
+    """Name to text of the CSV files that are no tables of the analysis."""
+    return {"arms_compared": csv_text(arms_compared(suite, tables)), **going_csvs(suite)}
 
 
 def policy(scripts: Sequence[Script]) -> str:
@@ -118,6 +122,7 @@ def _context(suite: Suite, tables: Tables, progress: Progress) -> dict[str, Any]
         "expert_rules": style_rules(max((arm["experts"] for arm in emerging["arms"]), default=0)) if emerging else "",
         "changes": {arm.name: readable_changes(arm) for arm in suite.arms},
         "tables": page_tables(suite, tables),
+        "csvs": sorted([*(field.name for field in fields(tables)), *_beside(suite, tables)]),
         "statements": list(statements(suite, tables)),
         "evidence": evidence_tables(suite, tables),
         "specialists": specialists(suite, tables),
