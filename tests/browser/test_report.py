@@ -231,7 +231,7 @@ def test_text_is_legible_in_light_and_dark(planted: Path, open_page, dark: bool)
         "summary",
     ):
         assert page.locator(selector).first.evaluate(RELATIVE_LUMINANCE) >= 4.5, selector
-    assert page.locator(".card").first.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator(".card img").first.evaluate("e => getComputedStyle(e).backgroundColor") == "rgb(255, 255, 255)"
 
 
 def test_every_figure_has_a_title_and_says_how_to_read_it(planted: Path, open_page) -> None:
@@ -264,3 +264,13 @@ def test_the_answer_stands_above_all_figures(planted: Path, open_page) -> None:
     assert page.locator(".answer dd p").first.inner_text().startswith("moe: ")
     below = page.locator("figure").first.evaluate("element => element.getBoundingClientRect().top")
     assert page.locator(".answer").evaluate("element => element.getBoundingClientRect().bottom") < below
+
+
+def test_a_dark_page_frames_its_figures_and_a_wide_table_shows_that_it_goes_on(planted: Path, open_page) -> None:
+    dark = open_page(planted, dark=True)
+    frame = dark.evaluate("getComputedStyle(document.querySelector('.card')).backgroundColor")
+    assert frame == "rgb(31, 33, 37)"
+    for page in (dark, open_page(planted)):
+        style = "getComputedStyle(document.querySelector('.scroll'))"
+        assert page.evaluate(f"{style}.backgroundImage").count("linear-gradient") == 4
+        assert page.evaluate(f"{style}.backgroundAttachment") == "local, local, scroll, scroll"

@@ -10,6 +10,9 @@ from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import numbers as n
 from moe_emergence.report.shown import Column, PageTable, make_table
 
+ARMS_TITLE = "The arms on test at the last step; LM loss in nats a token"
+"""Where intervals are not shown."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArmComparisonRow:
@@ -103,7 +106,7 @@ def arms_table(suite: Suite, tables: Tables) -> PageTable:
         Column(title="used by a token", field="parameters_active", show=n.count),
         Column(title="runs", field="runs", show=n.count),
     ]
-    title = "The arms on test at the last step; LM loss in nats a token, with 95 % intervals over documents"
+    title = f"{ARMS_TITLE}, with 95 % intervals over documents" if tables.arm_losses else ARMS_TITLE
     return make_table("arms_compared", title, arms_compared(suite, tables), _worth_showing(columns, tables))
 
 

@@ -12,10 +12,11 @@ from moe_emergence.analysis.causal.effects import KnockoutRow
 from moe_emergence.analysis.causal.regret import RegretRow
 from moe_emergence.analysis.scoreboard import ScoreRow
 from moe_emergence.analysis.specialisation import ALPHA
+from moe_emergence.analysis.statistics import benjamini_hochberg
 from moe_emergence.report import numbers
 from moe_emergence.report.curves import Legend
 from moe_emergence.report.estimates import Mark, forest
-from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS, DARK, expert_ticks, write_cell
+from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS, expert_ticks, write_cell
 from moe_emergence.report.numbers import GAP
 from moe_emergence.report.style import DIVERGING, WIDTH, label, new_figure
 
@@ -32,7 +33,7 @@ def effect_limit(rows: Sequence[KnockoutRow]) -> float:
 def knockout_heatmaps(rows: Sequence[KnockoutRow], limit: float) -> Figure:
     """One panel a layer: what taking an expert away does to each domain's loss, milli-nats a token.
 
-    White is no change, orange worse without the expert; numbers whose interval excludes 0 are bold.
+    White is no change, orange worse without the expert; numbers that differ from 0 beyond chance are bold.
 
     Args:
         rows: of one run, step and intervention; `domain` None is the mean over domains, drawn last.
@@ -44,8 +45,9 @@ def knockout_heatmaps(rows: Sequence[KnockoutRow], limit: float) -> Figure:
     height = 0.55 + 0.27 * len(domains)
     figure = new_figure(0.95 + height * len(layers), max(WIDTH, 1.4 + 0.13 * experts))
     axes = figure.subplots(len(layers), 1, squeeze=False)[:, 0]
+    judged = list(zip(rows, beyond_chance(rows), strict=True))
     for axis, layer in zip(axes, layers, strict=True):
-        cells = {(row.domain, row.expert): row for row in rows if row.layer == layer}
+        cells = {(row.domain, row.expert): (row, bold) for row, bold in judged if row.layer == layer}
         image = _effects(axis, [[cells[domain, expert] for expert in range(experts)] for domain in domains], limit)
         axis.set_yticks(range(len(domains)), [MEAN if domain is None else label(domain) for domain in domains])
         axis.set_title(f"layer {layer}")
@@ -56,13 +58,14 @@ def knockout_heatmaps(rows: Sequence[KnockoutRow], limit: float) -> Figure:
     return figure
 
 
-def excludes_zero(row: KnockoutRow) -> bool:
-    """Whether an effect's interval lies on one side of 0: what is bold."""
-    return row.low > 0 or row.high < 0
+def beyond_chance(rows: Sequence[KnockoutRow]) -> list[bool]:
+    """Of each cell of one figure whether its effect differs from 0 (p < 0.05, Benjamini–Hochberg over these cells)."""
+    adjusted = benjamini_hochberg(np.array([row.p for row in rows]))
+    return [bool(p < ALPHA) for p in adjusted]
 
 
-def _effects(axis: Any, cells: Sequence[Sequence[KnockoutRow]], limit: float) -> Any:
-    values = np.array([[MILLI * cell.effect for cell in row] for row in cells])
+def _effects(axis: Any, cells: Sequence[Sequence[tuple[KnockoutRow, bool]]], limit: float) -> Any:
+    values = np.array([[MILLI * cell.effect for cell, _ in row] for row in cells])
     image = axis.imshow(values, cmap=DIVERGING, norm=Normalize(-limit, limit), aspect="auto")
     axis.grid(False)
     axis.spines[:].set_visible(False)
@@ -71,10 +74,8 @@ def _effects(axis: Any, cells: Sequence[Sequence[KnockoutRow]], limit: float) ->
     if values.shape[1] <= CELL_TEXT_EXPERTS:
         places = 1 if limit >= 1 else 2
         for (row, column), value in np.ndenumerate(values):
-            cell = cells[row][column]
-            bold = excludes_zero(cell)
-            dark = abs(value) > DARK * limit
-            write_cell(axis, row, column, numbers.minus(value, places), dark=dark, size=7.5, bold=bold)
+            text, bold = numbers.minus(value, places), cells[row][column][1]
+            write_cell(axis, row, column, text, on=image.to_rgba(value), size=7.5, bold=bold)
     return image
 
 

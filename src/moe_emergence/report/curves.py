@@ -101,13 +101,13 @@ def draw_arms(axis: Any, lines: Lines, styles: Styles, marker: str = "") -> None
     """Each arm's mean over its seeds; behind it, thin, each seed where there are several."""
     for arm in dict.fromkeys(arm for arm, _ in lines):
         mine = [line for (name, _), line in lines.items() if name == arm]
-        steps, mean = _mean_line(mine)
+        steps, mean = mean_line(mine)
         axis.plot(steps, mean, **styles[arm], marker=marker, markersize=3)
         for seed_steps, values in mine if len(mine) > 1 else []:
             axis.plot(seed_steps, values, **styles[arm], linewidth=0.7, alpha=0.45)
 
 
-def _mean_line(lines: Sequence[tuple[list[int], list[float]]]) -> tuple[list[int], list[float]]:
+def mean_line(lines: Sequence[tuple[list[int], list[float]]]) -> tuple[list[int], list[float]]:
     """Mean over the lines at the steps they all have."""
     tables = [dict(zip(steps, values, strict=True)) for steps, values in lines]
     shared = sorted(set(tables[0]).intersection(*tables[1:]))

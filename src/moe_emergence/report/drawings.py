@@ -65,18 +65,17 @@ def _loss_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     if not tables.loss_over_steps:
         return
     legend = legend_of(suite)
-    finished = [row for row in tables.arms if row.runs]
     tokens = sum(suite.runs[0].evaluation("dev", suite.runs[0].last_step).predicted_tokens.values())
-    seeds = plural(max(row.runs for row in finished), "seed")
+    seeds = plural(max(row.runs for row in tables.arms), "seed")
     reading = (
-        f"Cross-entropy of the next token in nats, lower is better; no auxiliary loss in it. Points: dev text "
-        f"(n = {count(tokens)} predicted tokens, {seeds} an arm); title: test text at the last step."
+        f"Cross-entropy of the next token in nats, lower is better; no auxiliary loss in it. Dev text, title "
+        f"included: n = {count(tokens)} predicted tokens, {seeds} an arm. Losses on test are in the tables."
     )
     yield Drawing(
         name="loss",
         section="loss",
         tables=("loss_over_steps",),
-        title=findings.loss_finding(finished),
+        title=findings.loss_finding(tables.loss_over_steps),
         reading=reading,
         make=partial(loss_curves, tables.loss_over_steps, legend),
     )
@@ -84,7 +83,7 @@ def _loss_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         name="loss-domains",
         section="loss",
         tables=("loss_over_steps",),
-        title=findings.domain_loss_finding(finished, suite.domains),
+        title=findings.domain_loss_finding(tables.loss_over_steps),
         reading=f"The same, a panel a domain. {reading}",
         make=partial(domain_loss_curves, tables.loss_over_steps, legend),
     )

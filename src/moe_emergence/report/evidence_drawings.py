@@ -7,7 +7,7 @@ from functools import partial
 from moe_emergence.analysis.causal.interventions import ANCESTOR
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.scoreboard import ALL_ARMS, ScoreRow
-from moe_emergence.analysis.specialisation import FIRST_CHOICE, SLOTS
+from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, SLOTS
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import evidence_findings as findings
 from moe_emergence.report.answer_evidence import rerouting_scores
@@ -47,8 +47,11 @@ _TERMS: dict[Term, tuple[str, str]] = {
     ),
 }
 _DONE = {
-    REROUTED: ("when its tokens are rerouted", "its tokens go to the next best expert"),
-    ANCESTOR: ("put back to its ancestor", "it computes what the MLP that it was copied from computed"),
+    REROUTED: ("when an expert's tokens are rerouted", "its tokens go to the next best expert"),
+    ANCESTOR: (
+        "when an expert is put back to its ancestor",
+        "it computes what the MLP that it was copied from computed",
+    ),
 }
 
 _LEFT_OUT = "The title leaves out {} with a hot expert: there the others had few tokens to learn from."
@@ -97,7 +100,7 @@ def _knockouts(suite: Suite, tables: Tables) -> Iterator[Drawing]:
             rows = [row for row in of_run(run, shown) if row.intervention == way]
             if rows:
                 experts = len({row.expert for row in rows})
-                bold = " Bold: the interval excludes 0." if experts <= CELL_TEXT_EXPERTS else ""
+                bold = f" Bold: {_adjusted(len(rows))}" if experts <= CELL_TEXT_EXPERTS else ""
                 yield Drawing(
                     name=f"knockouts-{'rerouted' if way == REROUTED else way}-{run.arm}",
                     section="evidence",
@@ -111,6 +114,13 @@ def _knockouts(suite: Suite, tables: Tables) -> Iterator[Drawing]:
                     ),
                     make=partial(knockout_heatmaps, rows, limit),
                 )
+
+
+def _adjusted(cells: int) -> str:
+    return (
+        f"differs from 0 after adjusting for the figure's {plural(cells, 'cell')} (Benjamini–Hochberg, "
+        f"{percent(ALPHA)}); without that, about {ALPHA * cells:.2g} would by chance alone."
+    )
 
 
 def _regrets(suite: Suite, tables: Tables) -> Iterator[Drawing]:
@@ -179,15 +189,21 @@ def _saturation(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     sets = {row.arm for row in rows if row.counted == SLOTS}
     rows = [row for row in rows if row.counted == (SLOTS if row.arm in sets else FIRST_CHOICE)]
     if rows:
+        judged = findings.evenly_loaded(rows, tables.routing)
+        left = len({(row.arm, row.layer) for row in rows} - {(row.arm, row.layer) for row in judged})
+        one_seed = len({row.seed for row in rows}) == 1
+        bands = f" Bands: 95{GAP}% intervals over documents." if one_seed else " Thin: each seed."
+        why = f" The title leaves out {plural(left, 'layer')} with a hot expert, where any two steps agree."
         yield Drawing(
             name="saturation",
             section="evidence",
-            tables=("saturation",),
-            title=findings.saturation_finding(rows),
+            tables=("saturation", "routing"),
+            title=findings.saturation_finding(judged),
             reading=(
                 f"Share of a token's experts at the last step, in %, that it is sent to already; 100{GAP}% there by "
-                f"definition. Dashed: chance, k/E. Bands: 95{GAP}% intervals over documents, where there is one seed. "
-                f"n = {count(min(row.tokens for row in rows))} tokens."
+                "definition. Dashed: what the experts' loads at both steps give without any token in common; only what "
+                f"is above that is agreement about tokens.{bands} n = {count(min(row.tokens for row in rows))} "
+                f"tokens.{why if left else ''}"
             ),
             make=partial(saturation_curves, rows, legend_of(suite)),
         )
@@ -196,6 +212,8 @@ def _saturation(suite: Suite, tables: Tables) -> Iterator[Drawing]:
 def _coactivation(suite: Suite, tables: Tables, run: Run) -> Iterator[Drawing]:
     rows = of_run(run, tables.coactivation)
     if rows and run.config.moe is not None:
+        experts = run.config.moe.num_experts
+        unused = len(rows) < len({row.layer for row in rows}) * experts * (experts - 1)
         yield Drawing(
             name=f"coactivation-{run.arm}",
             section="evidence",
@@ -203,10 +221,11 @@ def _coactivation(suite: Suite, tables: Tables, run: Run) -> Iterator[Drawing]:
             title=findings.coactivation_finding(rows),
             reading=(
                 "How often two experts serve the same token, as a multiple of independent choice at their loads "
-                f"(white, 1: chance; 2: 100{GAP}% more often). Grey: an expert without tokens. "
+                f"(white, 1: chance; 2: 100{GAP}% more often). Grey: an expert with itself"
+                f"{', or one without tokens' if unused else ''}. "
                 f"n = {count(rows[0].tokens)} tokens.{seed_note(suite, run)}"
             ),
-            make=partial(coactivation_heatmaps, rows, run.config.moe.num_experts),
+            make=partial(coactivation_heatmaps, rows, experts),
         )
 
 

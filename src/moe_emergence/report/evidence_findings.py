@@ -1,6 +1,7 @@
 """What each figure of the evidence shows, in words with its numbers: their titles."""
 
 from collections.abc import Sequence
+from statistics import mean
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from moe_emergence.analysis.scoreboard import ScoreRow
 from moe_emergence.analysis.specialisation import ALPHA
 from moe_emergence.analysis.statistics import benjamini_hochberg
 from moe_emergence.analysis.token_information import TokenSplitRow
-from moe_emergence.report.causal_figures import MEAN, excludes_zero
+from moe_emergence.report.causal_figures import MEAN, beyond_chance
 from moe_emergence.report.evidence_tables import PER_AFFECTED
 from moe_emergence.report.numbers import (
     GAP,
@@ -25,6 +26,7 @@ from moe_emergence.report.numbers import (
     difference,
     difference_interval,
     interval,
+    minus,
     percent,
     percent_interval,
     plural,
@@ -73,39 +75,56 @@ def _bits(row: TokenSplitRow, term: Term) -> tuple[float, float, float]:
 
 
 def knockout_finding(rows: Sequence[KnockoutRow], done: str) -> str:
-    """The expert and domain that one run's loss depends on most, of those whose interval is above 0, and how many of
-    the drawn cells are bold, and still beyond chance as a family; `done` says what was done to the expert."""
-    above = [row for row in rows if row.low > 0]
-    top = max(above or rows, key=lambda row: row.effect)
-    expert, domain = f"expert {top.expert} of layer {top.layer}", top.domain or MEAN
-    change = f"{difference_interval(top.effect, top.low, top.high)} nats a token"
-    if above:
-        told = f"{expert} costs {domain} the most of those whose interval is above 0, {change}"
-    else:
-        told = f"no cell's interval is above 0; the largest is {expert} for {domain}, {change}"
-    bold = sum(map(excludes_zero, rows))
-    sides = f" (above it in {len(above)})" if 0 < len(above) < bold else ""
-    lasting = sum(found_among([row.p for row in rows]))
-    counted = f"in {bold} of {plural(len(rows), 'cell')}{sides}, {lasting} of them by Benjamini–Hochberg over cells"
-    return f"{top.arm}: {done}, {told}; the interval excludes 0 {counted}"
+    """In how many of one figure's cells loss changes beyond chance, and the largest such change, a rise where there is
+    one; `done` says what was done to an expert."""
+    found = [row for row, beyond in zip(rows, beyond_chance(rows), strict=True) if beyond]
+    lead, cells = f"{rows[0].arm}: {done}", plural(len(rows), "cell")
+    if not found:
+        return f"{lead}, no domain's loss changes beyond chance in any of {cells}"
+    rises = [row for row in found if row.effect > 0]
+    top = max(rises or found, key=lambda row: abs(row.effect))
+    falls = len(found) - len(rises)
+    sides = [f"rises beyond chance in {len(rises)}"] if rises else []
+    sides += [f"falls{'' if rises else ' beyond chance'} in {falls}"] if falls else []
+    return (
+        f"{lead}, loss {' and '.join(sides)} of {cells}; most for expert {top.expert} of layer {top.layer} on "
+        f"{top.domain or MEAN}: {difference_interval(top.effect, top.low, top.high)} nats a token"
+    )
 
 
 def saturation_finding(rows: Sequence[SaturationRow]) -> str:
-    """How much of the last routing is there at the first trace, and halfway, from the least to the most layer."""
+    """How far routing is that of the last step, beyond what the loads of both steps give, at the first trace and
+    halfway: the layers with the least and the most, means of seeds; rows of `evenly_loaded`."""
+    if not rows:
+        return "Saturation cannot be judged: every layer has a hot expert"
     steps = sorted({row.step for row in rows})
     halfway = min(steps, key=lambda step: (abs(step - steps[-1] / 2), step))
-    told = []
-    for step in dict.fromkeys((steps[0], halfway)):
-        ordered = sorted((row for row in rows if row.step == step), key=lambda row: row.overlap)
-        least, most = ordered[0], ordered[-1]
-        told.append(f"{percent(least.overlap)} ({_layer(least)}) to {percent(most.overlap)} ({_layer(most)}) at step "
-                    f"{count(step)}")  # fmt: skip
-    chance = sorted({row.chance for row in rows})
-    ends = " to ".join(dict.fromkeys((percent(chance[0]), percent(chance[-1]))))
-    return f"Of the last step's choices there are already {', and '.join(told)}; chance {ends}"
+    told = [
+        f"{_ends([row for row in rows if row.step == step])}{'' if number else ' percentage points'} at step "
+        f"{count(step)}"
+        for number, step in enumerate(dict.fromkeys((steps[0], halfway)))
+    ]
+    return f"Beyond what loads alone give, routing agrees with the last step's {' and '.join(told)}"
 
 
-def _layer(row: SaturationRow | RegretRow) -> str:
+def _ends(rows: Sequence[SaturationRow]) -> str:
+    """`by 17.5 (moe, layer 2) to 25.0 (top2, layer 2)`, percentage points."""
+    points: dict[str, list[float]] = {}
+    for row in rows:
+        points.setdefault(f"{row.arm}, layer {row.layer}", []).append(100 * (row.overlap - row.chance_loads))
+    ordered = sorted((mean(values), where) for where, values in points.items())
+    ends = dict.fromkeys((ordered[0], ordered[-1]))
+    return f"by {' to '.join(f'{minus(value, 1)} ({where})' for value, where in ends)}"
+
+
+def evenly_loaded(rows: Sequence[SaturationRow], routing: Sequence[RoutingRow]) -> list[SaturationRow]:
+    """Without an arm's layers that have a hot expert in any seed: where one expert takes nearly all, any two steps
+    agree."""
+    hot = {(row.arm, row.layer) for row in routing if row.hot}
+    return [row for row in rows if (row.arm, row.layer) not in hot]
+
+
+def _layer(row: RegretRow) -> str:
     return f"{row.arm}, layer {row.layer}"
 
 

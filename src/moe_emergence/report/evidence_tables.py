@@ -401,10 +401,10 @@ def _matches(tables: Tables) -> PageTable:
         LAYER,
         Column(title="counted", field="counted"),
         Column(title="matched and compared by", field="by"),
-        Column(title="agreement", field="agreement", show=n.loss),
-        *_ends(n.loss),
-        Column(title="matched null: mean", field="null_mean", show=n.loss),
-        Column(title="up to", field="null_high", show=n.loss),
+        Column(title="agreement", field="agreement", show=n.signed),
+        *_ends(n.signed),
+        Column(title="matched null: mean", field="null_mean", show=n.signed),
+        Column(title="up to", field="null_high", show=n.signed),
         Column(title="p, Holm", field="p_holm", show=n.p_value),
     ]
     return make_table("matches", "Do two seeds find the same experts?", tables.matches, columns)

@@ -1,13 +1,14 @@
 """What a figure or a table shows, in words with its numbers: every title on the page is computed here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from moe_emergence.analysis.balance import RoutingRow
-from moe_emergence.analysis.losses import ArmRow
+from moe_emergence.analysis.evolution import LossPoint
 from moe_emergence.analysis.origins import ALL_FEATURES, AuditRow
 from moe_emergence.analysis.shares import ShareRow
 from moe_emergence.analysis.token_rows import ClassInformationRow, TokenClassRow
+from moe_emergence.report.curves import lines_of, mean_line
 from moe_emergence.report.numbers import decimal, end, interval, listed, loss, percent, percent_interval, plural
 
 Row = TypeVar("Row", RoutingRow, ShareRow)
@@ -80,27 +81,47 @@ def spread_finding(routing: Sequence[RoutingRow]) -> str:
     return f"{text}; most even: {most.arm}, {place(most, routing)}, {decimal(most.effective_experts)}"
 
 
-def loss_finding(arms: Sequence[ArmRow]) -> str:
-    """Lowest and highest macro LM loss on test, and how far they are apart."""
-    ordered = sorted((row for row in arms if row.lm_loss_macro is not None), key=lambda row: row.lm_loss_macro or 0.0)
-    best, worst = ordered[0], ordered[-1]
-    if best is worst:
-        return f"{best.arm} ends at an LM loss of {loss(best.lm_loss_macro)} nats a token on test"
-    gap = (worst.lm_loss_macro or 0.0) - (best.lm_loss_macro or 0.0)
+def loss_finding(points: Sequence[LossPoint]) -> str:
+    """Lowest and highest macro LM loss at the end of the curves, on dev, and how far they are apart."""
+    ends = {arm: losses[None] for arm, losses in last_losses(points).items()}
+    best, worst = min(ends, key=lambda arm: ends[arm]), max(ends, key=lambda arm: ends[arm])
+    if best == worst:
+        return f"{best} ends at an LM loss of {loss(ends[best])} nats a token on dev"
     return (
-        f"On test, {best.arm} ends lowest at {loss(best.lm_loss_macro)} nats a token, {worst.arm} highest at "
-        f"{loss(worst.lm_loss_macro)}: {end(gap)} apart"
+        f"On dev, {best} ends lowest at {loss(ends[best])} nats a token, {worst} highest at {loss(ends[worst])}: "
+        f"{end(ends[worst] - ends[best])} apart"
     )
 
 
-def domain_loss_finding(arms: Sequence[ArmRow], domains: Sequence[str]) -> str:
-    """The domain on which the arms' LM losses on test are furthest apart."""
-    spread = {domain: _spread([row.lm_loss[domain] for row in arms]) for domain in domains}
+def domain_loss_finding(points: Sequence[LossPoint]) -> str:
+    """The domain on which the arms' LM losses on dev end furthest apart; of one arm, its easiest and hardest."""
+    ends = last_losses(points)
+    domains = [domain for domain in dict.fromkeys(point.domain for point in points) if domain is not None]
+    if len(ends) == 1:
+        ((arm, losses),) = ends.items()
+        return _hardest(arm, {domain: losses[domain] for domain in domains})
+    spread = {domain: _spread([losses[domain] for losses in ends.values()]) for domain in domains}
     widest = max(spread, key=lambda domain: spread[domain])
-    if spread[widest] == 0:
-        hardest = max(domains, key=lambda domain: max(row.lm_loss[domain] or 0.0 for row in arms))
-        return f"{hardest} is the hardest domain"
-    return f"The arms are furthest apart on {widest}: {end(spread[widest])} nats a token on test"
+    return f"The arms end furthest apart on {widest}: {end(spread[widest])} nats a token on dev"
+
+
+def _hardest(arm: str, losses: Mapping[str, float]) -> str:
+    easy, hard = min(losses, key=lambda domain: losses[domain]), max(losses, key=lambda domain: losses[domain])
+    if easy == hard:
+        return f"{arm} ends at {loss(losses[hard])} nats a token of {hard} on dev"
+    return (
+        f"{hard} is the hardest domain for {arm}: it ends at {loss(losses[hard])} nats a token on dev, on {easy} at "
+        f"{loss(losses[easy])}"
+    )
+
+
+def last_losses(points: Sequence[LossPoint]) -> dict[str, dict[str | None, float]]:
+    """Arm to domain (None: mean over domains) to where its drawn line ends: the mean of its seeds, nats a token."""
+    ends: dict[str, dict[str | None, float]] = {}
+    for arm, domain in dict.fromkeys((point.arm, point.domain) for point in points):
+        lines = lines_of((p for p in points if (p.arm, p.domain) == (arm, domain)), lambda point: point.lm_loss)
+        ends.setdefault(arm, {})[domain] = mean_line(list(lines.values()))[1][-1]
+    return ends
 
 
 def audit_finding(audit: Sequence[AuditRow]) -> str:
@@ -116,6 +137,5 @@ def audit_finding(audit: Sequence[AuditRow]) -> str:
     )
 
 
-def _spread(losses: Sequence[float | None]) -> float:
-    there = [loss for loss in losses if loss is not None]
-    return max(there) - min(there)
+def _spread(losses: Sequence[float]) -> float:
+    return max(losses) - min(losses)

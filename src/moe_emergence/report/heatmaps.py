@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -14,6 +14,7 @@ from moe_emergence.analysis.balance import RoutingRow
 from moe_emergence.analysis.shares import ShareRow
 from moe_emergence.analysis.token_rows import TokenClassRow
 from moe_emergence.report.numbers import count, percent
+from moe_emergence.report.passages import readable_ink
 from moe_emergence.report.style import DIVERGING, WIDTH, label, new_figure
 
 Row = TypeVar("Row", ShareRow, TokenClassRow)
@@ -21,8 +22,6 @@ CELL_TEXT_EXPERTS = 16
 """Up to this many experts each cell is wide enough for its number."""
 WIDE_CELL_EXPERTS = 10
 """Up to this many, for a decimal too."""
-DARK = 0.62
-"""Of the colour scale: from here on a cell is dark."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +140,7 @@ def _heatmap(axis: Any, grid: Grid, uniform: float, limit: float) -> Any:
     axis.tick_params(length=0)
     expert_ticks(axis, values.shape[1], grid.marks)
     if values.shape[1] <= CELL_TEXT_EXPERTS:
-        _write_cells(axis, values, ratios, limit)
+        _write_cells(axis, values, image.to_rgba(ratios))
     return image
 
 
@@ -153,17 +152,16 @@ def expert_ticks(axis: Any, experts: int, marks: Mapping[int, str]) -> None:
     axis.set_xticks(shown, [f"{expert}{words.get(expert, '')}" for expert in shown])
 
 
-def _write_cells(axis: Any, values: Any, ratios: Any, limit: float) -> None:
+def _write_cells(axis: Any, values: Any, colours: Any) -> None:
     for (row, column), share in np.ndenumerate(values):
-        text = _cell_text(share, values.shape[1])
-        write_cell(axis, row, column, text, dark=abs(ratios[row, column]) > DARK * limit)
+        write_cell(axis, row, column, _cell_text(share, values.shape[1]), on=colours[row, column])
 
 
-def write_cell(axis: Any, row: int, column: int, text: str, *, dark: bool, size: float = 8, bold: bool = False) -> None:
-    """A number on a cell, white where the cell is dark. The layout need not know it: it lies inside its panel, and
-    asking hundreds of them for their size takes most of a figure's time."""
+def write_cell(axis: Any, row: int, column: int, text: str, *, on: Any, size: float = 8, bold: bool = False) -> None:
+    """A number on a cell of the colour `on`. The layout need not know it: it lies inside its panel, and asking
+    hundreds of them for their size takes most of a figure's time."""
     axis.text(
-        column, row, text, ha="center", va="center", fontsize=size, color="white" if dark else "black",
+        column, row, text, ha="center", va="center", fontsize=size, color=readable_ink(to_hex(on)),
         fontweight="bold" if bold else "normal", in_layout=False,
     )  # fmt: skip
 

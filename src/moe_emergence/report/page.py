@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from moe_emergence.report.page_tables import page_tables
 from moe_emergence.report.passages import style_rules
 from moe_emergence.report.pictures import Picture, keep
 from moe_emergence.report.scripts import Script, own_script, plotly_script
-from moe_emergence.report.specialists import specialists
+from moe_emergence.report.specialists import OWN_TOKENS, specialists
 from moe_emergence.report.statements import statements
 from moe_emergence.report.visible import visible
 from moe_emergence.training.neighbour import FRESH_GATES
@@ -63,12 +64,16 @@ def write_report(suite: Suite, tables: Tables, progress: Progress = silent) -> P
         AnalysisError: the folder cannot be written.
     """
     write_csv(tables, suite.folder / TABLES)
-    beside = {"arms_compared": csv_text(arms_compared(suite, tables)), **going_csvs(suite)}
-    for name, text in beside.items():
+    for name, text in _beside(suite, tables).items():
         replace_file(suite.folder / TABLES / f"{name}.csv", text)
     page = _environment().get_template("report.html.j2").render(_context(suite, tables, progress))
     replace_file(suite.folder / REPORT, page)
     return suite.folder / REPORT
+
+
+def _beside(suite: Suite, tables: Tables) -> dict[str, str]:
+    """Name to text of the CSV files that are no tables of the analysis."""
+    return {"arms_compared": csv_text(arms_compared(suite, tables)), **going_csvs(suite)}
 
 
 def policy(scripts: Sequence[Script]) -> str:
@@ -115,10 +120,12 @@ def _context(suite: Suite, tables: Tables, progress: Progress) -> dict[str, Any]
         "expert_rules": style_rules(max((run["experts"] for run in emerging["runs"]), default=0)) if emerging else "",
         "changes": {arm.name: readable_changes(arm) for arm in suite.arms},
         "tables": page_tables(suite, tables),
+        "csvs": sorted([*(field.name for field in fields(tables)), *_beside(suite, tables)]),
         "statements": list(statements(suite, tables)),
         "evidence": evidence_tables(suite, tables),
         "specialists": specialists(suite, tables),
         "window": WINDOW,
+        "own_tokens": OWN_TOKENS,
         "collapse": list(collapse_sentences(suite, tables)),
         "configs": [(arm.name, to_dict(runs[0].config)) for arm in suite.arms if (runs := suite.runs_of(arm.name))],
         "pictures": list(_pictures(suite, tables, progress)),

@@ -52,14 +52,14 @@ def _receipts_table(tables: Tables) -> PageTable:
         Column(title="seed", field="seed", show=n.count),
         Column(title="largest logit change, relative", field="relative_logit_difference", show=n.tiny),
         Column(title="KL from dense, nats", field="kl_nats", show=n.tiny),
-        Column(title="dense LM loss", field="dense_lm_loss", show=n.loss),
-        Column(title="upcycled LM loss", field="upcycled_lm_loss", show=n.loss),
+        Column(title="dense LM loss, one dev batch", field="dense_lm_loss", show=n.loss),
+        Column(title="upcycled LM loss, same batch", field="upcycled_lm_loss", show=n.loss),
         Column(title="difference", field="lm_loss_difference", show=n.difference),
         Column(title="parameters", field="parameters_total", show=n.count),
         Column(title="dense", field="parameters_dense", show=n.count),
         Column(title="used by a token", field="parameters_active", show=n.count),
     ]
-    return make_table("receipts", "Upcycling, before any training", tables.receipts, columns)
+    return make_table("receipts", "Upcycling, before any training, on one batch of dev text", tables.receipts, columns)
 
 
 def _sources_table(tables: Tables) -> PageTable:

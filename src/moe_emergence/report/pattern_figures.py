@@ -16,9 +16,9 @@ from moe_emergence.analysis.format_swaps import FormatSwapRow
 from moe_emergence.analysis.saturation import SaturationRow
 from moe_emergence.analysis.specialisation import ALPHA
 from moe_emergence.analysis.token_information import TokenSplitRow
-from moe_emergence.report.curves import Legend, add_legend, draw_arms, lines_of, stacked_panels
+from moe_emergence.report.curves import Legend, add_legend, draw_arms, lines_of, mean_line, stacked_panels
 from moe_emergence.report.estimates import PERMUTED, Mark, draw_marks, forest, mark_panels
-from moe_emergence.report.heatmaps import DARK, WIDE_CELL_EXPERTS, expert_ticks, write_cell
+from moe_emergence.report.heatmaps import WIDE_CELL_EXPERTS, expert_ticks, write_cell
 from moe_emergence.report.numbers import GAP
 from moe_emergence.report.style import DIVERGING, WIDTH, label, new_figure
 
@@ -73,7 +73,8 @@ def _split_mark(row: TokenSplitRow, legend: Legend, term: Term) -> Mark:
 def saturation_curves(rows: Sequence[SaturationRow], legend: Legend) -> Figure:
     """One panel a layer, one line an arm (thin: each seed): share of a token's last experts that it has already.
 
-    Bands: 95 % intervals over documents, where there is one seed. Dashed, in the arm's colour: chance, k/E.
+    Bands: 95 % intervals over documents, where there is one seed. Dashed, in the arm's colour: what the loads of both
+    steps give (k/E when they are even), mean of seeds.
     """
     layers = sorted({row.layer for row in rows})
     seeds = len({row.seed for row in rows})
@@ -84,7 +85,8 @@ def saturation_curves(rows: Sequence[SaturationRow], legend: Legend) -> Figure:
         for arm in dict.fromkeys(row.arm for row in mine):
             of_arm = [row for row in mine if row.arm == arm]
             colour = legend.styles()[arm]["color"]
-            axis.axhline(of_arm[0].chance, color=colour, linestyle="--", linewidth=0.9)
+            by_loads = mean_line(list(lines_of(of_arm, lambda row: row.chance_loads).values()))
+            axis.plot(*by_loads, color=colour, linestyle="--", linewidth=1)
             if seeds == 1:
                 steps, low, high = zip(*((row.step, row.low, row.high) for row in of_arm), strict=True)
                 axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
@@ -98,7 +100,8 @@ def saturation_curves(rows: Sequence[SaturationRow], legend: Legend) -> Figure:
 def coactivation_heatmaps(rows: Sequence[CoactivationRow], experts: int) -> Figure:
     """One panel a layer of one run: experts × experts, how often a token uses both ÷ by independent choice.
 
-    White is chance at these loads; colour is log2 of the ratio, grey where an expert has no tokens; numbers are ratios.
+    White is chance at these loads; colour is log2 of the ratio, numbers are ratios; grey: an expert with itself, or
+    without tokens.
     """
     layers = sorted({row.layer for row in rows})
     limit = max([1.0, *(abs(math.log2(excess(row))) for row in rows if excess(row) > 0)])
@@ -136,8 +139,7 @@ def _pairs(axis: Any, values: Any, limit: float) -> Any:
     if len(values) <= WIDE_CELL_EXPERTS:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
-                dark = abs(ratios[row, column]) > DARK * limit
-                write_cell(axis, row, column, f"{value:.2f}", dark=dark, size=7)
+                write_cell(axis, row, column, f"{value:.2f}", on=image.to_rgba(ratios[row, column]), size=7)
     return image
 
 

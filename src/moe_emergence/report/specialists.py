@@ -12,7 +12,7 @@ from moe_emergence.analysis.specialisation import FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables, prepared
 from moe_emergence.analysis.token_rows import TokenClassRow
 from moe_emergence.analysis.token_types import token_bytes
-from moe_emergence.analysis.traces import read_trace
+from moe_emergence.analysis.traces import read_trace, trace_steps
 from moe_emergence.analysis.vocabulary import CharacteristicTokenRow
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.report import numbers as n
@@ -25,6 +25,8 @@ CARDS = 16
 """How many experts of a layer have a card: of more, those with the largest share of a domain."""
 CLASSES, CLASS_TOKENS = 3, 50
 """How many token classes a card names at most, and how many tokens a class has at least to be named."""
+OWN_TOKENS = 5
+"""How many tokens of an id an expert takes at least for the id to be named on its card."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,8 @@ class ExpertCard:
         lead: the domain that it takes most of, against the uniform share.
         bars: by domain; uniform: where 1/E lies on their scale, %.
         classes: the token classes that it takes most beyond the uniform share.
-        tokens: (text, what is to be said of it) of its characteristic tokens, most characteristic first.
+        tokens: (text, what is to be said of it) of its characteristic tokens, most characteristic first; none where it
+            takes no id beyond its load.
         effects: (domain, loss change when its tokens are rerouted), the mean of domains first; none where not tested.
         likeness: how it resembles its ancestor and siblings; empty where not recorded.
     """
@@ -76,10 +79,11 @@ class LayerCards:
 
 @dataclass(frozen=True, kw_only=True)
 class ArmCards:
-    """Cards of an arm's first seed."""
+    """Cards of an arm's first seed; `token_set` is the text that its characteristic tokens were counted in."""
 
     arm: str
     seed: int
+    token_set: str
     layers: tuple[LayerCards, ...]
 
 
@@ -109,7 +113,8 @@ def _arm(run: Run, tables: Tables, data: PreparedData) -> ArmCards:
                 cards=tuple(_card(rows, data, expert, tuple(excerpts[expert])) for expert in shown),
             )
         )
-    return ArmCards(arm=run.arm, seed=run.seed, layers=tuple(layers))
+    wide = run.last_step in trace_steps(run, wide=True)
+    return ArmCards(arm=run.arm, seed=run.seed, token_set=f"{'wide ' if wide else ''}probe set", layers=tuple(layers))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -225,8 +230,15 @@ def most_taken(rows: Sequence[TokenClassRow], expert: int) -> Iterator[str]:
         yield f"{row.token_class} in {row.domain}: {n.percent(row.share)} of {tokens} tokens, {times}"
 
 
+def characteristic(rows: Sequence[CharacteristicTokenRow], expert: int) -> list[CharacteristicTokenRow]:
+    """An expert's own, in order of rank: ids of which it takes more than of all tokens, by their intervals, and enough
+    tokens for that to be no accident."""
+    mine = [row for row in rows if row.expert == expert and row.share * row.occurrences > OWN_TOKENS - 0.5]
+    return sorted((row for row in mine if row.low > row.share / row.lift), key=lambda row: row.rank)
+
+
 def _tokens(rows: _Rows, data: PreparedData, expert: int) -> Iterator[tuple[str, str]]:
-    for row in sorted((row for row in rows.tokens if row.expert == expert), key=lambda row: row.rank):
+    for row in characteristic(rows.tokens, expert):
         (piece,) = token_bytes([row.token_id], data.tokenizer)
         share = n.percent_interval(row.share, row.low, row.high)
         yield spelled_token(piece), f"{share} of {n.count(row.occurrences)} occurrences, lift {n.decimal(row.lift)}"

@@ -1,12 +1,12 @@
 """A suite's closing tables for the terminal: strings only, to be printed with whatever the terminal can do."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.answer_evidence import rerouting_scores
-from moe_emergence.report.arms_compared import arms_table
+from moe_emergence.report.arms_compared import ARMS_TITLE, arms_table
 from moe_emergence.report.evidence_tables import PER_AFFECTED, TOTAL
 from moe_emergence.report.lead import lead
 from moe_emergence.report.matrices import knockout_matrices
@@ -62,7 +62,7 @@ class Summary:
 def suite_summary(suite: Suite, tables: Tables) -> Summary:
     """The page in a few lines: LM losses an arm, balance and verdict a layer at the last step, and the answer."""
     short = [
-        _text(arms_table(suite, tables), _ARMS),
+        replace(_text(arms_table(suite, tables), _ARMS), title=ARMS_TITLE),
         _text(routing_table(suite, tables), _ROUTING),
         _text(arm_verdicts_table(tables), _ARM_VERDICTS),
         _text(verdicts_table(suite, tables), _VERDICTS),
@@ -106,7 +106,7 @@ def _top_scores(tables: Tables) -> TextTable:
 
 
 def _text(table: PageTable, fields: tuple[str, ...]) -> TextTable:
-    """The columns whose field is among `fields`."""
+    """The columns whose field is among `fields`, without intervals."""
     kept = [place for place, column in enumerate(table.columns) if column.field.partition(":")[0] in fields]
     return TextTable(
         title=table.title,

@@ -10,6 +10,7 @@ from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.arms_compared import arms_compared, arms_table
+from moe_emergence.report.summary import suite_summary
 
 
 @pytest.fixture(scope="module")
@@ -52,4 +53,12 @@ def test_without_intervals_or_experts_their_places_are_empty_or_gone(suite: Suit
     bare = dataclasses.replace(tables, arm_losses=(), loss_differences=(), routing=())
     table = arms_table(suite, bare)
     assert {cell.interval for row in table.rows for cell in row} == {""}
+    assert "interval" not in table.title
     assert not {"max_violation", "effective_experts", "experts", "dead"} & {column.field for column in table.columns}
+
+
+def test_a_heading_promises_intervals_only_where_they_are_printed(suite: Suite, tables: Tables) -> None:
+    assert "95 % intervals" in arms_table(suite, tables).title
+    printed = suite_summary(suite, tables).tables[0]
+    assert printed.title == "The arms on test at the last step; LM loss in nats a token"
+    assert not any("[" in cell for row in printed.rows for cell in row)

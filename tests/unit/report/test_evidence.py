@@ -11,6 +11,7 @@ from moe_emergence.analysis.causal.effects import KnockoutRow
 from moe_emergence.analysis.causal.regret import RegretRow
 from moe_emergence.analysis.causal.specificity import SpecificityRow
 from moe_emergence.analysis.equivalence import EquivalenceRow
+from moe_emergence.analysis.match_rows import MatchRow
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import CollapseEvent, Suite
 from moe_emergence.analysis.scoreboard import ScoreRow
@@ -263,3 +264,12 @@ def test_tables_without_rows_are_empty_and_have_names_of_their_own(suite: Suite,
     made = evidence_tables(suite, tables)
     assert len({table.name for table in made}) == len(made)
     assert [table.name for table in made if table.rows] == []
+
+
+def test_an_agreement_below_0_is_written_with_a_minus(suite: Suite, tables: Tables) -> None:
+    row = row_of(MatchRow, arm="moe", seed=42, other_seed=43, layer=3, agreement=-0.0054, low=-0.03, null_mean=-0.01)
+    full = dataclasses.replace(tables, matches=(row,))
+    (made,) = [table for table in evidence_tables(suite, full) if table.name == "matches"]
+    texts = [cell.text for cell in made.rows[0]]
+    assert {"−0.005", "−0.030", "−0.010"} <= set(texts)
+    assert not any(text.startswith("-") for text in texts)

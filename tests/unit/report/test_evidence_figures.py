@@ -95,44 +95,58 @@ def test_the_split_stands_beside_its_null_less_the_same_bias_at_both_ends(suite:
     assert "Seed 42;" in found["token-information"].reading
 
 
-def effect(expert: int, domain: str | None, value: float, way: str = "next", arm: str = "moe") -> KnockoutRow:
-    """p is 0.001 above twice the interval's half width, 0.04 above one, 0.5 below."""
+def effect(
+    expert: int, domain: str | None, value: float, way: str = "next", arm: str = "moe", p: float = 0.5
+) -> KnockoutRow:
     return row_of(
         KnockoutRow, arm=arm, seed=42, step=4, layer=3, expert=expert, domain=domain, intervention=way, effect=value,
-        low=value - 0.001, high=value + 0.001, documents=12,
-        p=0.001 if abs(value) > 0.002 else 0.04 if abs(value) > 0.001 else 0.5,
+        low=value - 0.001, high=value + 0.001, p=p, documents=12,
     )  # fmt: skip
 
 
 def test_the_knockout_matrix_is_domains_by_experts_in_milli_nats_on_one_scale(suite: Suite, tables: Tables) -> None:
-    values = {"code": (0.004, -0.002), "math": (0.0005, 0.0), None: (0.0, 0.0)}
-    rows = [effect(expert, domain, pair[expert]) for domain, pair in values.items() for expert in range(2)]
+    values = {"code": ((0.004, 0.001), (-0.002, 0.002)), "math": ((0.0015, 0.04), (0.0, 1.0)), None: ((0.0, 1.0),) * 2}
+    rows = [
+        effect(expert, domain, value, p=p) for domain, pair in values.items() for expert, (value, p) in enumerate(pair)
+    ]
     other = [effect(0, "code", 0.008, arm="no_lb"), effect(0, "code", 0.003, way="ancestor")]
     found = made(suite, tables, knockouts=[*rows, *other, effect(0, "code", 9, "zero")])
     assert list(found) == ["knockouts-rerouted-moe", "knockouts-ancestor-moe", "knockouts-rerouted-no_lb"]
     axis = found["knockouts-rerouted-moe"].make().axes[0]
     image = axis.images[0]
-    assert np.array(image.get_array()).tolist() == [pytest.approx(row) for row in ([4, -2], [0.5, 0], [0, 0])]
+    assert np.array(image.get_array()).tolist() == [pytest.approx(row) for row in ([4, -2], [1.5, 0], [0, 0])]
     assert (image.norm.vmin, image.norm.vmax) == (-8, 8)
     assert [tick.get_text() for tick in axis.get_yticklabels()] == ["code", "math", "all domains"]
     assert [(text.get_text(), text.get_fontweight()) for text in axis.texts[:3]] == [
-        ("4.0", "bold"), ("−2.0", "bold"), ("0.5", "normal"),
+        ("4.0", "bold"), ("−2.0", "bold"), ("1.5", "normal"),
     ]  # fmt: skip
     assert title(found["knockouts-rerouted-moe"]) == (
-        "moe: when its tokens are rerouted, expert 0 of layer 3 costs code the most of those whose interval is above "
-        "0, +0.0040 [0.0030, 0.0050] nats a token; the interval excludes 0 in 2 of 6 cells (above it in "
-        "1), 1 of them by Benjamini–Hochberg over cells"
+        "moe: when an expert's tokens are rerouted, loss rises beyond chance in 1 and falls in 1 of 6 cells; most for "
+        "expert 0 of layer 3 on code: +0.0040 [0.0030, 0.0050] nats a token"
     )
+    reading = found["knockouts-rerouted-moe"].reading.replace(GAP, " ")
+    assert "Bold: differs from 0 after adjusting for the figure's 6 cells (Benjamini–Hochberg, 5 %)" in reading
     bold = [text for text in axis.texts if text.get_fontweight() == "bold"]
     assert len(bold) == 2
 
 
-def test_a_cost_whose_interval_includes_0_is_not_said_to_be_found(suite: Suite, tables: Tables) -> None:
-    rows = [effect(0, "code", 0.0005), effect(1, "code", -0.002), effect(0, None, 0.0004), effect(1, None, -0.0004)]
+def test_a_cost_that_chance_would_show_among_so_many_cells_is_not_said_to_be_found(
+    suite: Suite, tables: Tables
+) -> None:
+    rows = [effect(expert, domain, 0.0) for domain in ("code", "math", None) for expert in range(8)]
+    rows[3] = effect(3, "code", 0.0012, p=0.03)
+    drawing = made(suite, tables, knockouts=rows)["knockouts-rerouted-moe"]
+    assert title(drawing) == (
+        "moe: when an expert's tokens are rerouted, no domain's loss changes beyond chance in any of 24 cells"
+    )
+    assert not [text for text in drawing.make().axes[0].texts if text.get_fontweight() == "bold"]
+
+
+def test_a_loss_that_only_falls_is_told_as_a_fall(suite: Suite, tables: Tables) -> None:
+    rows = [effect(0, "code", 0.0), effect(1, "code", -0.004, p=0.001)]
     assert title(made(suite, tables, knockouts=rows)["knockouts-rerouted-moe"]) == (
-        "moe: when its tokens are rerouted, no cell's interval is above 0; the largest is expert 0 of layer 3 for "
-        "code, +0.0005 [−0.0005, 0.0015] nats a token; the interval excludes 0 in 1 of 4 cells, 0 of "
-        "them by Benjamini–Hochberg over cells"
+        "moe: when an expert's tokens are rerouted, loss falls beyond chance in 1 of 2 cells; most for expert 1 of "
+        "layer 3 on code: −0.0040 [−0.0050, −0.0030] nats a token"
     )
 
 
@@ -202,10 +216,13 @@ def test_the_scoreboard_runs_from_the_highest_rho_down(suite: Suite, tables: Tab
     ]
 
 
-def overlap(arm: str, step: int, value: float, counted: str = "first choice") -> SaturationRow:
+def overlap(
+    arm: str, step: int, value: float, counted: str = "first choice", loads: float | None = None, seed: int = 42
+) -> SaturationRow:
+    chance = 0.25 if counted == "slots" else 0.125
     return row_of(
-        SaturationRow, arm=arm, seed=42, step=step, layer=2, counted=counted, against="final", overlap=value,
-        low=value - 0.1, high=value + 0.1, chance=0.25 if counted == "slots" else 0.125, tokens=80,
+        SaturationRow, arm=arm, seed=seed, step=step, layer=2, counted=counted, against="final", overlap=value,
+        low=value - 0.1, high=value + 0.1, chance=chance, chance_loads=chance if loads is None else loads, tokens=80,
     )  # fmt: skip
 
 
@@ -220,9 +237,33 @@ def test_saturation_is_of_all_slots_where_there_are_several_with_chance_drawn(su
     assert solid == [[0.3, 0.6, 1.0], [0.5, 0.7, 1.0]]
     assert {line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == "--"} == {0.125, 0.25}
     assert title(drawing) == (
-        "Of the last step's choices there are already 30 % (moe, layer 2) to 50 % (top2, layer 2) at step 0, and 60 % "
-        "(moe, layer 2) to 70 % (top2, layer 2) at step 2; chance 12.5 % to 25 %"
+        "Beyond what loads alone give, routing agrees with the last step's by 17.5 (moe, layer 2) to 25.0 (top2, layer "
+        "2) percentage points at step 0 and by 45.0 (top2, layer 2) to 47.5 (moe, layer 2) at step 2"
     )
+
+
+def test_a_collapsed_layer_is_drawn_with_what_its_loads_give_and_never_called_saturated(
+    suite: Suite, tables: Tables
+) -> None:
+    collapsed = [overlap("no_lb", step, value, loads=value) for step, value in ((0, 0.15), (2, 0.99), (4, 1.0))]
+    rows = [*(overlap("moe", step, value) for step, value in ((0, 0.3), (2, 0.6), (4, 1.0))), *collapsed]
+    (drawing,) = made(suite, tables, saturation=rows).values()
+    dashed = [list(line.get_ydata()) for line in drawing.make().axes[0].lines if line.get_linestyle() == "--"]
+    assert [0.15, 0.99, 1.0] in dashed
+    assert "by 17.5 (moe, layer 2) percentage points at step 0 and by 47.5 (moe, layer 2) at step 2" in title(drawing)
+    assert "The title leaves out 1 layer with a hot expert" in drawing.reading.replace(GAP, " ")
+    (only,) = made(suite, tables, saturation=collapsed).values()
+    assert title(only) == "Saturation cannot be judged: every layer has a hot expert"
+
+
+def test_saturation_tells_means_of_seeds_and_names_bands_only_where_there_are(suite: Suite, tables: Tables) -> None:
+    one = [overlap("moe", step, value) for step, value in ((0, 0.3), (4, 1.0))]
+    (drawing,) = made(suite, tables, saturation=one).values()
+    assert "Bands: 95 % intervals" in drawing.reading.replace(GAP, " ")
+    two = [*one, *(overlap("moe", step, value, seed=43) for step, value in ((0, 0.5), (4, 1.0)))]
+    (drawing,) = made(suite, tables, saturation=two).values()
+    assert "Bands" not in drawing.reading
+    assert "27.5 (moe, layer 2) percentage points at step 0" in title(drawing)
 
 
 def test_coactivation_is_against_independent_choice_and_only_where_k_is_2(suite: Suite, tables: Tables) -> None:
@@ -243,6 +284,11 @@ def test_coactivation_is_against_independent_choice_and_only_where_k_is_2(suite:
         "top2: experts 0 and 1 of layer 2 serve tokens together 2.00 times as often as independent choice"
     )
     assert "lift" not in title(drawing)
+    assert "Grey: an expert with itself, or one without tokens." in drawing.reading
+    pairs = [(first, other) for first in range(8) for other in range(8) if first != other]
+    every = [dataclasses.replace(rows[0], expert=first, other=other) for first, other in pairs]
+    (drawing,) = made(suite, tables, coactivation=every).values()
+    assert "Grey: an expert with itself. " in drawing.reading
 
 
 def test_a_swap_stands_beside_as_much_content(suite: Suite, tables: Tables) -> None:

@@ -23,8 +23,9 @@ from moe_emergence.report.estimates import (
     loss_difference_forest,
     specialisation_marks,
 )
-from moe_emergence.report.heatmaps import class_heatmaps, colour_limit, share_heatmaps
+from moe_emergence.report.heatmaps import class_heatmaps, colour_limit, share_heatmaps, write_cell
 from moe_emergence.report.information_curves import information_curves
+from moe_emergence.report.passages import CONTRAST, contrast
 from moe_emergence.report.pictures import keep
 from moe_emergence.report.verdicts import final_information
 
@@ -260,3 +261,24 @@ def test_the_same_table_makes_the_same_bytes(tmp_path: Path, tables: Tables) -> 
     assert first == second
     for kind in ("svg", "png"):
         assert (tmp_path / f"1/loss.{kind}").read_bytes() == (tmp_path / f"2/loss.{kind}").read_bytes()
+
+
+def test_every_number_on_a_cell_can_be_read(tables: Tables) -> None:
+    image = share_heatmaps(tables.shares, tables.routing, limit=3.0).axes[0].images[0]
+    values = np.linspace(-3, 3, 257)[np.newaxis]
+    with style.styled():
+        axis = style.new_figure(1).subplots()
+        for column, colour in enumerate(image.to_rgba(values)[0]):
+            write_cell(axis, 0, column, "0", on=colour)
+    inks = [text.get_color() for text in axis.texts]
+    assert set(inks) == {"#000000", "#FFFFFF"}
+    grounds = [to_hex(colour) for colour in image.to_rgba(values)[0]]
+    assert min(map(contrast, inks, grounds)) >= CONTRAST
+
+
+def test_numbers_on_a_heatmap_stand_out_from_their_own_cells(tables: Tables) -> None:
+    for axis in share_heatmaps(tables.shares, tables.routing, limit=3.0).axes[:-1]:
+        cells = axis.images[0].to_rgba(axis.images[0].get_array())
+        for text in axis.texts:
+            column, row = text.get_position()
+            assert contrast(to_hex(text.get_color()), to_hex(cells[int(row), int(column)])) >= CONTRAST

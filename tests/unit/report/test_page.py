@@ -142,6 +142,38 @@ def test_how_it_was_made_is_on_the_page(pair: Path) -> None:
         assert fact in page, fact
 
 
+def test_every_table_is_linked_and_a_reader_is_told_where_files_lie(pair: Path) -> None:
+    page = (pair / "report.html").read_text("utf-8")
+    linked = set(re.findall(r'href="tables/([^"]+)\.csv"', page))
+    assert linked == {path.stem for path in (pair / "tables").iterdir()}
+    assert page.index("take them along when it is copied") < page.index('href="figures/')
+
+
+def test_terms_of_the_page_are_told_in_a_line_each(pair: Path) -> None:
+    page = (pair / "report.html").read_text("utf-8")
+    terms = page.split('id="measures"')[1].split("</dl>")[0]
+    for term in ("Max violation", "Lift", "NMI", "Coarse class", "Co-activation", "Saturation", "Locality",
+                 "Jensen–Shannon divergence", "Interventions", "Regret", "Retention", "Transplant", "Delta cosine",
+                 "CKA"):  # fmt: skip
+        assert re.search(rf"<dt>{term}\b.*</dt>\n<dd>.+</dd>", terms), term
+    for way in ("zero", "next", "swap", "mean", "ancestor"):
+        assert f"<em>{way}</em>" in terms
+    answer = page.split('id="answer"')[1].split("</section>")[0]
+    assert answer.index("max violation") < answer.index("Max violation: E times the largest load")
+
+
+def test_what_is_empty_in_the_record_says_none(tmp_path: Path) -> None:
+    folder = write_suite(tmp_path, small(1))
+    manifest = folder / "moe/seed-42/manifest.json"
+    record = json.loads(manifest.read_text("utf-8"))
+    record["data"]["record"]["cleaning"] = {"dropped": {}}
+    manifest.write_text(json.dumps(record), "utf-8")
+    suite = read_suite(folder)
+    with undrawn():
+        page = write_report(suite, planted_tables(suite)).read_text("utf-8")
+    assert "<dt>dropped</dt><dd>none</dd>" in page
+
+
 def test_a_report_written_again_is_the_same(pair: Path) -> None:
     before = (pair / "report.html").read_bytes()
     suite = read_suite(pair)

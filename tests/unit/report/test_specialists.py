@@ -24,6 +24,7 @@ from moe_emergence.report.passages import spelled_token
 from moe_emergence.report.specialists import (
     CARDS,
     ExpertCard,
+    characteristic,
     knocked_out,
     lead,
     most_taken,
@@ -162,6 +163,8 @@ def test_a_card_holds_what_the_tables_hold_of_its_expert_and_first_seed(suite: S
     )
     card = card_of(suite, full, "moe", 3, 5)
     assert [text for text, _ in card.tokens] == [spelled_token(piece) for piece in token_bytes([97, 98], tokenizer())]
+    arm = next(each for each in specialists(suite, full) if each.arm == "moe")
+    assert arm.token_set == "probe set"  # no wide one was planted
     assert card.tokens[0][1] == f"75.0{GAP}% [50.0, 100.0] of 40 occurrences, lift 6.00"
     assert card.effects == (("mean of domains", "+0.2500 [0.0000, 0.5000]"),)
     assert card.likeness == (
@@ -173,6 +176,21 @@ def test_a_card_holds_what_the_tables_hold_of_its_expert_and_first_seed(suite: S
     longest = max(bar.high for each in range(8) for bar in card_of(suite, tables, "moe", 3, each).bars)
     assert longest == 100
     assert card.uniform == pytest.approx(100 * 0.125 / (1.1 * 0.36), abs=0.1)
+
+
+def test_tokens_that_chance_gives_an_expert_are_not_its_own() -> None:
+    def token(rank: int, share: float, low: float, occurrences: int, load: float, expert: int = 1) -> object:
+        return row_of(
+            CharacteristicTokenRow, expert=expert, rank=rank, token_id=rank, occurrences=occurrences, share=share,
+            low=low, lift=share / load,
+        )  # fmt: skip
+
+    dead = [token(1, 1 / 103, 0.0016, 103, 4e-5), token(2, 3 / 3869, 0.0003, 3869, 4e-5)]
+    assert characteristic(dead, 1) == []  # 1 and 3 tokens, 243 and 19 times what so small a load gives
+    assert characteristic([token(1, 1.0, 0.98, 3198, 0.9999)], 1) == []  # of an expert that takes everything
+    assert characteristic([token(1, 0.3, 0.1, 40, 0.2)], 1) == []  # the interval holds the load
+    own = [token(2, 0.5, 0.4, 40, 0.125), token(1, 0.75, 0.5, 40, 0.125)]
+    assert [row.rank for row in characteristic([*own, token(1, 0.9, 0.8, 40, 0.125, expert=0)], 1)] == [1, 2]
 
 
 def test_a_dead_and_a_hot_expert_say_so_and_untested_ones_have_no_effect(suite: Suite, tables: Tables) -> None:

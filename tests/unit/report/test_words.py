@@ -149,10 +149,9 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
             "4 of 4 arms differ in LM loss beyond their intervals; largest: top2 against dense, −0.0192 [−0.0232, "
             "−0.0152] nats a token"
         ),
-        "loss": "On test, top2 ends lowest at 3.601 nats a token, no_lb highest at 3.627: 0.0262 apart",
+        "loss": titles["loss"],  # of dev, below
         "loss-domains": titles["loss-domains"],  # the planted arms differ by the same in every domain
     }
-    assert titles["loss-domains"].endswith(": 0.0262 nats a token on test")
 
 
 @pytest.mark.parametrize(
@@ -188,9 +187,34 @@ def test_with_several_seeds_a_title_names_the_seed(tmp_path: Path) -> None:
 
 
 def test_the_domain_with_the_widest_spread_is_named(tables: Tables) -> None:
-    wide = [replace(row, lm_loss=dict(row.lm_loss) | {"math": 3.0 + n}) for n, row in enumerate(tables.arms)]
-    text = findings.domain_loss_finding(wide, ("code", "math", "prose"))
-    assert text == "The arms are furthest apart on math: 4.0000 nats a token on test"
+    arms = list(dict.fromkeys(point.arm for point in tables.loss_over_steps))
+    wide = [
+        replace(point, lm_loss=3.0 + arms.index(point.arm)) if point.domain == "math" else point
+        for point in tables.loss_over_steps
+    ]
+    assert findings.domain_loss_finding(wide) == "The arms end furthest apart on math: 4.0000 nats a token on dev"
+
+
+def test_a_title_of_losses_states_where_the_drawn_lines_end(suite: Suite, tables: Tables) -> None:
+    shown = {drawing.name: drawing for drawing in drawings(suite, tables)}
+    lines = shown["loss"].make().axes[0].lines
+    ends = sorted(line.get_ydata()[-1] for line in lines if len(line.get_ydata()))
+    best, worst = numbers.loss(ends[0]), numbers.loss(ends[-1])
+    assert shown["loss"].title.startswith("On dev, ")
+    assert f"lowest at {best} nats a token, no_lb highest at {worst}: {numbers.end(ends[-1] - ends[0])} apart" in (
+        shown["loss"].title
+    )
+    for name in ("loss", "loss-domains"):
+        assert "title: test" not in shown[name].reading
+
+
+def test_losses_of_one_arm_have_numbers_in_each_title(tables: Tables) -> None:
+    losses = {"code": 2.0, "math": 3.0, "prose": 4.0, None: 3.0}
+    own = [replace(p, lm_loss=losses[p.domain]) for p in tables.loss_over_steps if p.arm == "moe"]
+    assert findings.loss_finding(own) == "moe ends at an LM loss of 3.000 nats a token on dev"
+    assert findings.domain_loss_finding(own) == (
+        "prose is the hardest domain for moe: it ends at 4.000 nats a token on dev, on code at 2.000"
+    )
 
 
 def test_the_answer_leads_with_specialisation_balance_and_loss(suite: Suite, tables: Tables) -> None:
