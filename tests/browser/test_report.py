@@ -13,6 +13,7 @@ from moe_emergence.analysis.reading import read_suite
 from moe_emergence.config import MoEConfig
 from moe_emergence.report.evidence_tables import evidence_tables
 from moe_emergence.report.page import report_of
+from moe_emergence.report.plain_names import effect_words, intervention_words, label_words, measure_words
 from moe_emergence.report.visible import visible
 
 PHONE, DESKTOP = 380, 1280
@@ -118,6 +119,8 @@ def same(text: str, exact: str) -> bool:
     plain = text.replace(",", "").replace("−", "-")
     if exact in ("True", "False"):
         return text == ("yes" if exact == "True" else "no")
+    if text in (words(exact) for words in (effect_words, intervention_words, label_words, measure_words)):
+        return True
     if exact == "" or not is_number(exact):
         return (
             text in (exact, *(("–", "none", "all domains") if exact == "" else ())) or text.replace(", ", " ") == exact
