@@ -49,16 +49,15 @@ def fingerprint(file: Path) -> str:
 
 def _samples(content: BinaryIO, size: int) -> Iterator[bytes]:
     length = int.from_bytes(content.read(8), "little")
-    header = content.read(min(length, size))
+    header, begin = content.read(min(length, size)), 8 + length
     yield header
     try:
         tensors = [entry["data_offsets"] for name, entry in json.loads(header).items() if name != "__metadata__"]
         places = [place for start, end in tensors for place in (start, (start + end) // 2, max(start, end - _SAMPLE))]
     except (ValueError, TypeError, LookupError, AttributeError):  # not a header: torn, or no safetensors at all
-        places = list(range(0, size, _WHOLE))
-        length = -8
+        begin, places = 0, list(range(0, size, _WHOLE))
     for place in places:
-        content.seek(8 + length + place)
+        content.seek(begin + place)
         yield content.read(_SAMPLE)
 
 

@@ -90,6 +90,12 @@ class LossDifferences:
     macro: Difference
 
 
+def entropy(mass: Float[np.ndarray, "*cells"]) -> float:
+    """Of all cells together, bits; 0 where one has everything, log2 of their number where they are alike."""
+    total = mass.sum()
+    return float(entr(mass / (total if total > 0 else 1)).sum() / math.log(2))
+
+
 def mutual_information(joint: Float[np.ndarray, "*tables rows columns"]) -> Float[np.ndarray, "*tables"]:
     """Σ p(r,c) log2 p(r,c)/(p(r) p(c)) of each table, in bits, p = cell / sum: 0 when independent (or empty), log2 of
     the number of rows when they are equally likely and share no column [Cover and Thomas 2006, eq. 2.28]."""

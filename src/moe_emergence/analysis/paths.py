@@ -11,7 +11,7 @@ from itertools import combinations
 import numpy as np
 from jaxtyping import Float, Int
 
-from moe_emergence.analysis.information import mutual_information
+from moe_emergence.analysis.information import entropy, mutual_information
 from moe_emergence.analysis.records import Run
 from moe_emergence.analysis.sequences import turned
 from moe_emergence.analysis.statistics import (
@@ -189,7 +189,7 @@ def path_information(
     statistic = in_batches(lambda joint: mutual_information(joint.sum(1)), counts, domain)
     resampled = bootstrap(statistic, domain, replicates=replicates, seed=seed)
     joint = domain_joint(counts, domain, np.ones((1, len(domain)), dtype=np.int64)).sum((0, 1))
-    maximum = min(_entropy(joint.sum(axis)) for axis in (0, 1))
+    maximum = min(entropy(joint.sum(axis)) for axis in (0, 1))  # an expert tells no more than there is
     null = _turned(earlier, later, document, domain, shape, draws, seed)
     plug_in, found = float(resampled.observed), resampled.biased_estimate()
     return PathInformation(term=term_of(found, plug_in, null, maximum), maximum=maximum)
@@ -258,8 +258,3 @@ def _path_rows(
 
 def _experts(earlier: LayerTrace, later: LayerTrace) -> tuple[int, int]:
     return earlier.slots.shape[1], later.slots.shape[1]
-
-
-def _entropy(shares: Float[np.ndarray, " experts"]) -> float:
-    """Bits: what an expert tells of itself."""
-    return float(mutual_information(np.diag(shares)))

@@ -12,7 +12,8 @@ from moe_emergence.routing import hot_experts
 
 SIMILARITY = ("drift", "ancestor_output_cosine", "delta_cosine", "output_cosine", "output_cka")
 ROUTER = ("norm", "row_cosine", "routed_cosine", "centred_cosine")
-
+PER_AFFECTED, TOTAL = "per affected token", "total"
+"""Effects of an intervention: of a token that used the expert, and of all tokens, used or not."""
 _Values = dict[str, dict[Cell, float]]
 
 
@@ -54,8 +55,8 @@ def _effects(knockouts: Iterable[KnockoutRow]) -> _Values:
     by_expert: dict[tuple[str, Cell], dict[str, float]] = {}
     for row in knockouts:
         where = "" if row.domain is None else " in the domain"
-        _put(found, f"{row.intervention}: total{where}", row, row.effect, row.domain)
-        _put(found, f"{row.intervention}: per affected token{where}", row, row.per_affected, row.domain)
+        _put(found, f"{row.intervention}: {TOTAL}{where}", row, row.effect, row.domain)
+        _put(found, f"{row.intervention}: {PER_AFFECTED}{where}", row, row.per_affected, row.domain)
         if row.domain is not None:
             by_expert.setdefault((row.intervention, _cell(row, None)), {})[row.domain] = row.effect
     for (intervention, cell), effects in by_expert.items():

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from scipy.special import entr
 
-from moe_emergence.analysis.information import measured_domain_information, mutual_information
+from moe_emergence.analysis.information import entropy, measured_domain_information, mutual_information
 from moe_emergence.analysis.records import Run
 from moe_emergence.analysis.sequences import turned
 from moe_emergence.analysis.specialisation import FIRST_CHOICE, SLOTS, Counted, measurable
@@ -295,12 +294,6 @@ def ceilings(joint: Float[np.ndarray, "domains labels experts"]) -> tuple[float,
     """H(E) and H(D|X) in bits: the largest that I(E;X) and I(E;D|X) can be."""
     labelled = joint.sum(-1)
     return entropy(joint.sum((0, 1))), max(entropy(labelled) - entropy(labelled.sum(0)), 0.0)
-
-
-def entropy(mass: Float[np.ndarray, "*cells"]) -> float:
-    """Of all cells together, bits; 0 where one has everything, log2 of their number where they are alike."""
-    total = mass.sum()
-    return float(entr(mass / (total if total > 0 else 1)).sum() / np.log(2))
 
 
 def in_batches(

@@ -20,11 +20,13 @@ def model_at(run: Run, step: int, weights: Path | None = None) -> Any:
     """
     model = load_trained(run.folder if weights is None else weights)[0]
     recorded = recorded_model(run, step)
-    found = recorded if recorded is None else weights_digest(model_tensors(model).items())
+    if recorded is None:
+        return model
+    found = weights_digest(model_tensors(model).items())
     if found != recorded:
         where = "the newest checkpoint in " if weights is None else ""
         raise AnalysisError(
-            f"{where}{weights or run.folder} holds a model of digest {str(found)[:16]}, but the trace of step {step} "
-            f"was made with {str(recorded)[:16]}: put the run's own weights back, or train the run again"
+            f"{where}{weights or run.folder} holds a model of digest {found[:16]}, but the trace of step {step} "
+            f"was made with {recorded[:16]}: put the run's own weights back, or train the run again"
         )
     return model
