@@ -6,13 +6,15 @@ from typing import Any
 from moe_emergence.analysis.causal.specificity import SpecificityRow
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.scoreboard import ALL_ARMS, ScoreRow
+from moe_emergence.analysis.scores import PER_AFFECTED, TOTAL
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
-from moe_emergence.report.evidence_findings import ADJUSTED, ALL_HOT, found_among, layers_that_pay, spread_layers
-from moe_emergence.report.evidence_tables import PER_AFFECTED, REROUTED, TOTAL, shown_scores
+from moe_emergence.report.evidence_findings import ADJUSTED, ALL_HOT, layers_that_pay, spread_layers
+from moe_emergence.report.evidence_tables import REROUTED, rerouting_scores
 from moe_emergence.report.numbers import listed, percent_range, plural, signed, span
 from moe_emergence.report.plain_names import measure_words
 from moe_emergence.report.shown import at_last_step
+from moe_emergence.report.verdicts import beyond_chance
 
 
 def evidence_sentences(suite: Suite, tables: Tables) -> Iterator[str]:
@@ -30,7 +32,7 @@ def _token_or_domain(suite: Suite, tables: Tables) -> Iterator[str]:
     if not last:
         return
     begun = [row for row in rows if row.step == 0]
-    beyond = sum(found_among([row.domain_given_token_p for row in last]))
+    beyond = sum(beyond_chance([row.domain_given_token_p for row in last]))
     known = [row.share_of_tokens for row in last]
     untrained = f"; untrained gates, at step 0, {_given(begun)}" if begun else ""
     yield (
@@ -87,12 +89,6 @@ def _choice(suite: Suite, tables: Tables) -> Iterator[str]:
         f"best above worst, which alone speaks for the choice, in "
         f"{sum(row.best_low > row.worst_high for row in judged)} (intervals apart)."
     )
-
-
-def rerouting_scores(tables: Tables, kind: str) -> list[ScoreRow]:
-    """Every measure held at the last step against what rerouting an expert costs, of one of `PER_AFFECTED` and `TOTAL`;
-    of all arms together where there are several."""
-    return [row for row in shown_scores(tables) if row.effect.startswith(f"{REROUTED}: {kind}") and row.rho is not None]
 
 
 def _scoreboard(tables: Tables) -> Iterator[str]:

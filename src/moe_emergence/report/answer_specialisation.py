@@ -19,6 +19,7 @@ from moe_emergence.report.numbers import (
     span,
 )
 from moe_emergence.report.verdicts import (
+    arm_verdicts,
     arms_of,
     at_the_end,
     corrected_share,
@@ -47,7 +48,7 @@ def specialisation_sentences(tables: Tables) -> Iterator[str]:
             yield "Not measured: it takes two domains, each with two held-out documents or more."
         return
     first, *others = arms
-    yield f"{first}: {verdict_phrase(_of_arm(tables, first))}. {_numbers(_of_arm(tables, first))}"
+    yield f"{first}: {verdict_phrase(arm_verdicts(tables, first))}. {_numbers(arm_verdicts(tables, first))}"
     if runs := single_runs(tables):
         yield runs
     if tables.information_changes:
@@ -59,13 +60,9 @@ def specialisation_sentences(tables: Tables) -> Iterator[str]:
     yield from _classes(tables, first)
 
 
-def _of_arm(tables: Tables, arm: str) -> list[ArmVerdictRow]:
-    return [row for row in tables.arm_verdicts if row.arm == arm]
-
-
 def _short_sentence(tables: Tables, arm: str) -> str:
     """One arm's verdicts with the most that one of its layers shows."""
-    rows = _of_arm(tables, arm)
+    rows = arm_verdicts(tables, arm)
     top = strongest(rows)
     most = f"{'up to ' if len(rows) > 1 else ''}{share_with_interval(top)}, in layer {top.layer}"
     return f"{arm}: {verdict_phrase(rows)} ({most}{_single_seeds(top, '; ')})."

@@ -12,13 +12,13 @@ from moe_emergence.analysis.causal.effects import KnockoutRow
 from moe_emergence.analysis.causal.regret import RegretRow
 from moe_emergence.analysis.scoreboard import ScoreRow
 from moe_emergence.analysis.specialisation import ALPHA
-from moe_emergence.analysis.statistics import benjamini_hochberg
 from moe_emergence.report import numbers
 from moe_emergence.report.curves import Legend
 from moe_emergence.report.estimates import Mark, forest
 from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS, expert_ticks, write_cell
 from moe_emergence.report.numbers import GAP
 from moe_emergence.report.style import DIVERGING, WIDTH, label, new_figure
+from moe_emergence.report.verdicts import beyond_chance
 
 MEAN = "all domains"
 MILLI = 1000
@@ -45,7 +45,7 @@ def knockout_heatmaps(rows: Sequence[KnockoutRow], limit: float) -> Figure:
     height = 0.55 + 0.27 * len(domains)
     figure = new_figure(0.95 + height * len(layers), max(WIDTH, 1.4 + 0.13 * experts))
     axes = figure.subplots(len(layers), 1, squeeze=False)[:, 0]
-    judged = list(zip(rows, beyond_chance(rows), strict=True))
+    judged = list(zip(rows, beyond_chance([row.p for row in rows]), strict=True))
     for axis, layer in zip(axes, layers, strict=True):
         cells = {(row.domain, row.expert): (row, bold) for row, bold in judged if row.layer == layer}
         image = _effects(axis, [[cells[domain, expert] for expert in range(experts)] for domain in domains], limit)
@@ -56,12 +56,6 @@ def knockout_heatmaps(rows: Sequence[KnockoutRow], limit: float) -> Figure:
     bar.set_label(f"loss change, milli-nats{GAP}/{GAP}token of the domain")
     bar.outline.set_visible(False)
     return figure
-
-
-def beyond_chance(rows: Sequence[KnockoutRow]) -> list[bool]:
-    """Of each cell of one figure whether its effect differs from 0 (p < 0.05, Benjamini–Hochberg over these cells)."""
-    adjusted = benjamini_hochberg(np.array([row.p for row in rows]))
-    return [bool(p < ALPHA) for p in adjusted]
 
 
 def _effects(axis: Any, cells: Sequence[Sequence[tuple[KnockoutRow, bool]]], limit: float) -> Any:

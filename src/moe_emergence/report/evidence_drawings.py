@@ -7,10 +7,10 @@ from functools import partial
 from moe_emergence.analysis.causal.interventions import ANCESTOR
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.scoreboard import ALL_ARMS, ScoreRow
+from moe_emergence.analysis.scores import PER_AFFECTED, TOTAL
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, SLOTS
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report import evidence_findings as findings
-from moe_emergence.report.answer_evidence import rerouting_scores
 from moe_emergence.report.causal_figures import (
     best_choice_forest,
     effect_limit,
@@ -19,7 +19,7 @@ from moe_emergence.report.causal_figures import (
     scoreboard,
 )
 from moe_emergence.report.drawing import Drawing
-from moe_emergence.report.evidence_tables import PER_AFFECTED, REROUTED, TOTAL
+from moe_emergence.report.evidence_tables import REROUTED, rerouting_scores
 from moe_emergence.report.heatmaps import CELL_TEXT_EXPERTS
 from moe_emergence.report.measure_drawings import INTERVALS, legend_of
 from moe_emergence.report.numbers import GAP, count, percent, plural

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import TypeVar
 
-import numpy as np
-
 from moe_emergence.analysis.balance import RoutingRow
 from moe_emergence.analysis.causal.effects import KnockoutRow
 from moe_emergence.analysis.causal.regret import RegretRow
@@ -14,11 +12,10 @@ from moe_emergence.analysis.coactivation import CoactivationRow
 from moe_emergence.analysis.format_swaps import FormatSwapRow
 from moe_emergence.analysis.saturation import SaturationRow
 from moe_emergence.analysis.scoreboard import ScoreRow
+from moe_emergence.analysis.scores import PER_AFFECTED
 from moe_emergence.analysis.specialisation import ALPHA
-from moe_emergence.analysis.statistics import benjamini_hochberg
 from moe_emergence.analysis.token_information import TokenSplitRow
-from moe_emergence.report.causal_figures import MEAN, beyond_chance
-from moe_emergence.report.evidence_tables import PER_AFFECTED
+from moe_emergence.report.causal_figures import MEAN
 from moe_emergence.report.numbers import (
     GAP,
     count,
@@ -33,16 +30,12 @@ from moe_emergence.report.numbers import (
 )
 from moe_emergence.report.pattern_figures import Term, excess
 from moe_emergence.report.plain_names import measure_words
+from moe_emergence.report.verdicts import beyond_chance
 
 OfLayer = TypeVar("OfLayer", RegretRow, SpecificityRow)
 ADJUSTED = f"p < {ALPHA}, Benjamini–Hochberg over {{}}"
 """What a count is judged by, and over what."""
 ALL_HOT = "The router's choice cannot be judged: every layer has a hot expert"
-
-
-def found_among(p_values: Sequence[float]) -> list[bool]:
-    """Which of several tests that are counted together are beyond chance: at most 5 % of those found are by luck."""
-    return [bool(p < ALPHA) for p in benjamini_hochberg(np.array(p_values, dtype=np.float64))]
 
 
 def split_finding(rows: Sequence[TokenSplitRow], term: Term) -> str:
@@ -55,7 +48,7 @@ def split_finding(rows: Sequence[TokenSplitRow], term: Term) -> str:
     if term == "token":
         lead = f"A token's id tells most of its expert in {top.arm}, layer {top.layer}"
         return f"{lead}: {_ending(top, term)}{before}"
-    beyond = sum(found_among([row.domain_given_token_p for row in last]))
+    beyond = sum(beyond_chance([row.domain_given_token_p for row in last]))
     return (
         f"Given the token, experts still tell the domain in {beyond} of {plural(len(last), 'layer')} "
         f"({ADJUSTED.format('layers')}); most in {top.arm}, layer {top.layer}: {_ending(top, term)}{before}"
@@ -77,7 +70,7 @@ def _bits(row: TokenSplitRow, term: Term) -> tuple[float, float, float]:
 def knockout_finding(rows: Sequence[KnockoutRow], done: str) -> str:
     """In how many of one figure's cells loss changes beyond chance, and the largest such change, a rise where there is
     one; `done` says what was done to an expert."""
-    found = [row for row, beyond in zip(rows, beyond_chance(rows), strict=True) if beyond]
+    found = [row for row, beyond in zip(rows, beyond_chance([row.p for row in rows]), strict=True) if beyond]
     lead, cells = f"{rows[0].arm}: {done}", plural(len(rows), "cell")
     if not found:
         return f"{lead}, no domain's loss changes beyond chance in any of {cells}"
@@ -152,7 +145,7 @@ def spread_layers(rows: Sequence[OfLayer], routing: Sequence[RoutingRow]) -> lis
 
 def layers_that_pay(rows: Sequence[RegretRow]) -> int:
     """In how many layers another expert than the chosen one loses, beyond chance."""
-    found = found_among([row.p for row in rows])
+    found = beyond_chance([row.p for row in rows])
     return sum(mine and row.regret > 0 for mine, row in zip(found, rows, strict=True))
 
 
@@ -210,7 +203,7 @@ def _ordering(rows: Sequence[ScoreRow]) -> str:
 
 def swap_finding(rows: Sequence[FormatSwapRow]) -> str:
     """In how many of one run's layers and swaps format moves experts more than content, and where most."""
-    found = found_among([row.p for row in rows])
+    found = beyond_chance([row.p for row in rows])
     more = sum(mine and row.difference > 0 for mine, row in zip(found, rows, strict=True))
     top = max(rows, key=lambda row: row.difference)
     change = f"{difference(top.difference)} bits beyond as much content"

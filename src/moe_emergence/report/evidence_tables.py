@@ -26,8 +26,6 @@ TOKENS = Column(title="tokens", field="tokens", show=n.count)
 P = Column(title="p", field="p", show=n.p_value)
 REROUTED = "next"
 """The intervention whose matrix is shown: what the model itself would do without the expert."""
-PER_AFFECTED, TOTAL = "per affected token", "total"
-"""Effects of an intervention that measures are held against: of a token that used the expert, and of all tokens."""
 
 
 def evidence_tables(suite: Suite, tables: Tables) -> list[PageTable]:
@@ -250,6 +248,12 @@ def shown_scores(tables: Tables) -> list[ScoreRow]:
     rows = [row for row in tables.scores if row.arm == ALL_ARMS] or list(tables.scores)
     last = max((row.step for row in rows), default=0)
     return [row for row in rows if row.step == last and row.effect.startswith(REROUTED)]
+
+
+def rerouting_scores(tables: Tables, kind: str) -> list[ScoreRow]:
+    """Every measure held at the last step against what rerouting an expert costs, of one of `scores.PER_AFFECTED` and
+    `scores.TOTAL`; of all arms together where there are several."""
+    return [row for row in shown_scores(tables) if row.effect.startswith(f"{REROUTED}: {kind}") and row.rho is not None]
 
 
 def _lift(suite: Suite, tables: Tables) -> PageTable:

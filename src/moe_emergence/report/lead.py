@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from moe_emergence.analysis.arm_verdicts import ArmVerdictRow
 from moe_emergence.analysis.records import Run, Suite
-from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, InformationRow
+from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.analysis.token_information import TokenSplitRow
 from moe_emergence.report.answer_balance import arm_balance, balanced_reference
@@ -14,8 +14,7 @@ from moe_emergence.report.answer_specialisation import layer_information, strong
 from moe_emergence.report.numbers import GAP, count, interval, listed, loss, p_value, percent_range, span
 from moe_emergence.report.shown import at_last_step
 from moe_emergence.report.verdicts import (
-    corrected_share,
-    final_information,
+    arm_verdicts,
     fresh_range,
     is_learned,
     largest_p,
@@ -75,7 +74,7 @@ def _specialise(suite: Suite, tables: Tables) -> str:
         others = [f"{arm} shows {_verdict(tables, arm)}" for arm in unbalanced_arms(suite) if _verdict(tables, arm)]
         return f"Whether balanced experts specialise is not known: no balanced arm has a result{_then(others)}."
     first, *others = arms
-    rows = _of_arm(tables, first)
+    rows = arm_verdicts(tables, first)
     if not rows:
         return f"{unknown}: it takes two domains, each with two held-out documents or more."
     return f"{first}, balanced, shows {_verdict(tables, first)}: {_information(rows)}{_others(tables, others)}."
@@ -85,26 +84,18 @@ def _then(parts: Sequence[str]) -> str:
     return "".join(f"; {part}" for part in parts)
 
 
-def _of_arm(tables: Tables, arm: str) -> list[ArmVerdictRow]:
-    return [row for row in tables.arm_verdicts if row.arm == arm]
-
-
 def _verdict(tables: Tables, arm: str) -> str:
-    rows = _of_arm(tables, arm)
+    rows = arm_verdicts(tables, arm)
     return verdict_phrase(rows) if rows else ""
 
 
-def _strongest(tables: Tables, arm: str) -> list[InformationRow]:
-    """The rows, one a seed, of the layer that tells most of the domain on average over seeds."""
-    layers: dict[int, list[InformationRow]] = {}
-    for row in final_information(tables, arm):
-        layers.setdefault(row.layer, []).append(row)
-    return max(layers.values(), key=lambda rows: sum(map(corrected_share, rows)) / len(rows), default=[])
+def _foremost(rows: Sequence[ArmVerdictRow]) -> ArmVerdictRow:
+    """The layer that tells most, among those that are shown to have learned where there are any."""
+    return strongest([row for row in rows if is_learned(row)] or rows)
 
 
 def _information(rows: Sequence[ArmVerdictRow]) -> str:
-    """Of the layer that tells most, among those that are shown to have learned where there are any."""
-    top = strongest([row for row in rows if is_learned(row)] or rows)
+    top = _foremost(rows)
     fresh = fresh_range(top)
     gates = f"{untrained(rows)} reach {percent_range(*fresh)} and " if fresh else ""
     permuted = f"documents with permuted domains {'' if fresh else 'reach '}{percent_range(*null_range(top))}"
@@ -119,7 +110,7 @@ def _others(tables: Tables, arms: Sequence[str]) -> str:
 
 
 def _where(tables: Tables, arm: str) -> str:
-    learned = [row.layer for row in _of_arm(tables, arm) if is_learned(row)]
+    learned = [row.layer for row in arm_verdicts(tables, arm) if is_learned(row)]
     return layer_names(learned) if learned else "no layer"
 
 
@@ -157,8 +148,9 @@ def _token_or_domain(suite: Suite, tables: Tables) -> str:
     last = at_last_step(suite, split)
     if not last:
         return f"{unknown}: too few token ids are frequent in two domains, or it was not measured."
-    top = _strongest(tables, arm)
-    layer = top[0].layer if top and any(row.layer == top[0].layer for row in last) else max(row.layer for row in last)
+    measured = {row.layer for row in last}
+    judged = [row for row in arm_verdicts(tables, arm) if row.layer in measured]
+    layer = _foremost(judged).layer if judged else max(measured)
     rows = [row for row in last if row.layer == layer]
     begun = [row for row in split if row.layer == layer and row.step == 0 and row not in rows]
     return f"In layer {layer} of {arm}, the expert depends on {_followed(rows)}: {_split(rows, begun)}."

@@ -1,6 +1,7 @@
 """Names of interventions, causal effects and measures as a reader meets them; tables and files keep the short ones."""
 
 from moe_emergence.analysis.causal.interventions import ANCESTOR, MEAN, NEXT, SWAP, ZERO
+from moe_emergence.analysis.scores import PER_AFFECTED, TOTAL
 from moe_emergence.analysis.token_labels import COARSE_LABEL
 
 _INTERVENTIONS = {
@@ -11,8 +12,8 @@ _INTERVENTIONS = {
     ANCESTOR: "put back to its ancestor",
 }
 _EFFECTS = {
-    "per affected token": "a token that used it, nats",
-    "total": "all tokens, nats a token (contains the load)",
+    PER_AFFECTED: "a token that used it, nats",
+    TOTAL: "all tokens, nats a token (contains the load)",
     "specificity": "one domain more than the others, nats a token",
 }
 _MEASURES = {

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, replace
 
 from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.scores import PER_AFFECTED, TOTAL
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer import answers, too_short
-from moe_emergence.report.answer_evidence import rerouting_scores
 from moe_emergence.report.arms_compared import ARMS_TITLE, arms_table
-from moe_emergence.report.evidence_tables import PER_AFFECTED, TOTAL
+from moe_emergence.report.evidence_tables import rerouting_scores
 from moe_emergence.report.lead import lead
 from moe_emergence.report.matrices import knockout_matrices
 from moe_emergence.report.measure_tables import arm_verdicts_table, verdicts_table

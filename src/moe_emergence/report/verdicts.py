@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
 from moe_emergence.analysis.arm_verdicts import ArmVerdictRow
 from moe_emergence.analysis.comparisons import InformationDifferenceRow
 from moe_emergence.analysis.specialisation import ALPHA, FIRST_CHOICE, LEARNED, NOT_LEARNED, InformationRow, VerdictRow
+from moe_emergence.analysis.statistics import benjamini_hochberg
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.analysis.token_rows import ClassInformationRow
 from moe_emergence.report.numbers import GAP, listed, percent, percent_interval, plural, points, points_interval, span
@@ -55,6 +58,17 @@ def _runs_apart(apart: Sequence[VerdictRow], verdicts: Sequence[VerdictRow]) -> 
     return f"{arm} in {len(seeds)} of {plural(runs, 'run')} ({listed(where)})"
 
 
+def arm_verdicts(tables: Tables, arm: str) -> list[ArmVerdictRow]:
+    """One arm's, a row a layer."""
+    return [row for row in tables.arm_verdicts if row.arm == arm]
+
+
+def beyond_chance(p_values: Sequence[float]) -> list[bool]:
+    """Which of several tests that are counted together are: p < 0.05 after Benjamini and Hochberg, so that at most 5 %
+    of those found are by luck."""
+    return [bool(p < ALPHA) for p in benjamini_hochberg(np.array(p_values, dtype=np.float64))]
+
+
 def is_learned(row: VerdictRow | ArmVerdictRow) -> bool:
     return row.verdict == LEARNED
 
@@ -69,9 +83,9 @@ def arms_of(rows: Iterable[VerdictRow | ArmVerdictRow | InformationRow | Informa
     return list(dict.fromkeys(row.arm for row in rows))
 
 
-def final_information(tables: Tables, arm: str | None = None) -> list[InformationRow]:
+def final_information(tables: Tables) -> list[InformationRow]:
     """First choice at each run's last trace: what verdicts are about."""
-    rows = [row for row in tables.information if row.counted == FIRST_CHOICE and arm in (None, row.arm)]
+    rows = [row for row in tables.information if row.counted == FIRST_CHOICE]
     last = {(row.arm, row.seed): row.step for row in sorted(rows, key=lambda row: row.step)}
     return [row for row in rows if row.step == last[row.arm, row.seed]]
 
