@@ -65,7 +65,7 @@ def _domain(run: Run, tables: Tables, layer: int) -> Iterator[str]:
         yield "Domain information is not measured: it takes two domains of two held-out documents each."
         return
     told = ", ".join(f"{share_with_interval(row)} of H(domain) at step {count(row.step)}" for row in ends)
-    verdict = next((f": {row.verdict}" for row in _of(tables.verdicts, run, layer)), "")
+    verdict = next((f": {row.verdict} in this run alone" for row in _of(tables.verdicts, run, layer)), "")
     yield f"{told}; {_nulls(ends[0])}{verdict}."
 
 

@@ -53,6 +53,7 @@ def test_domain_information_at_both_ends_and_collapse(suite: Suite, tables: Tabl
     text = said(suite, tables)
     assert "of H(domain) at step 4, " in text
     assert "of H(domain) at step 0; permuted documents reach" in text
+    assert "learned specialisation in this run alone." in text
     assert text.endswith("Collapse: none found in training.")
     event = CollapseEvent(step=32, layer=3, state="collapsed", reason="a hot expert")
     runs = tuple(dataclasses.replace(run, collapses=(event,)) for run in suite.runs)
