@@ -1,5 +1,6 @@
 """What experts are worth: functions from a table of interventions to a figure."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -127,6 +128,10 @@ def _by_layer(
     return panels
 
 
+_TITLE = 38
+"""Characters of a line of a panel's title that have room between the measures' names and the figure's edge."""
+
+
 def scoreboard(rows: Sequence[ScoreRow]) -> Figure:
     """One panel a causal effect, one row a measure, from the highest rank correlation down.
 
@@ -145,7 +150,8 @@ def scoreboard(rows: Sequence[ScoreRow]) -> Figure:
                 filled=row.p_adjusted is not None and row.p_adjusted < ALPHA,
             )
         )
-    figure, axes = forest(dict(sorted(panels.items())))
+    titles = {effect: "\n".join(textwrap.wrap(effect, _TITLE)) for effect in panels}
+    figure, axes = forest({titles[effect]: panels[effect] for effect in sorted(panels)})
     axes[-1].set_xlabel("Spearman's rho within layers")
     axes[-1].set_xlim(-1.02, 1.02)
     return figure

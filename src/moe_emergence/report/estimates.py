@@ -82,8 +82,8 @@ def _specialisation_mark(
 
 def _specialisation_legend(figure: Figure, begun: Mapping[Any, Any]) -> None:
     handles: dict[str, Any] = {
-        "beats both nulls": Line2D([], [], color="#444444", marker="o", markersize=5),
-        "does not": Line2D([], [], color="#444444", marker="o", markersize=5, markerfacecolor="white"),
+        "run alone beats both nulls": Line2D([], [], color="#444444", marker="o", markersize=5),
+        "run alone does not": Line2D([], [], color="#444444", marker="o", markersize=5, markerfacecolor="white"),
         "permuted documents": Patch(color=PERMUTED),
         "fresh gates, last step": Patch(color=FRESH_LAST),
     }

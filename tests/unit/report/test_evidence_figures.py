@@ -210,10 +210,17 @@ def test_the_scoreboard_runs_from_the_highest_rho_down(suite: Suite, tables: Tab
     both = [*rows, score("margin", 0.7, 0.001, "next: total")]
     (drawing,) = made(suite, tables, scores=both).values()
     assert "; by the loss of all tokens, which contains the load, 1 of 1 measure orders" in title(drawing)
-    assert [axis.get_title(loc="left") for axis in drawing.make().axes] == [
+    figure = drawing.make()
+    assert [axis.get_title(loc="left").replace("\n", " ") for axis in figure.axes] == [
         "rerouted to the next best: a token that used it, nats",
         "rerouted to the next best: all tokens, nats a token (contains the load)",
     ]
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        titles = [
+            text for text in axis.get_children() if getattr(text, "get_text", str)() == axis.get_title(loc="left")
+        ]
+        assert titles[0].get_window_extent().x1 <= figure.bbox.x1
 
 
 def overlap(
