@@ -15,9 +15,9 @@ from typing import Any, Literal
 from moe_emergence.errors import ConfigError
 
 EMBEDDED = "embedded"
-RouterKind = Literal["learned", "frozen", "hash", "round_robin"]
+RouterKind = Literal["learned", "frozen", "hash", "round_robin", "domain"]
 ROUTERS: tuple[str, ...] = typing.get_args(RouterKind)
-ASSIGNING_ROUTERS = ("hash", "round_robin")
+ASSIGNING_ROUTERS = ("hash", "round_robin", "domain")
 """Routers that no hidden state moves: they assign a token by its id or its position."""
 _WINDOW = re.compile(r"sequence|global_batch|ema|blocks:[1-9]\d*")
 
