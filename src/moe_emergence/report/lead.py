@@ -179,7 +179,7 @@ def _loss(row: LossDifferenceRow) -> str:
         change = magnitude_interval(row.difference, row.low, row.high)
         return f"LM loss {verb} by {change} nats per token against {row.against}"
     change = difference_interval(row.difference, row.low, row.high)
-    return f"LM loss is not shown to change: {change} nats per token against {row.against}"
+    return f"LM loss shows no clear change: {change} nats per token against {row.against}"
 
 
 def _token_or_domain(suite: Suite, tables: Tables) -> str:

@@ -33,7 +33,10 @@ def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     begun = min(row.step for row in rows)
     sample = f"n = {plural(last[0].documents, 'document')}, {count(last[0].tokens)} tokens"
     averaged = ", mean over an arm's seeds" if len(suite.seeds) > 1 else ""
-    scale = f"100{GAP}%: the expert tells the domain for certain; 0: no more than few documents show by chance"
+    scale = (
+        f"100{GAP}%: the expert tells the domain for certain, as routing by domain does; 0: no more than few documents "
+        "show by chance"
+    )
     learning = sorted({run.arm for run in suite.runs if learns(run)})
     yield Drawing(
         name="information",
@@ -42,7 +45,7 @@ def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         title=emergence_finding(tables, learning),
         reading=(
             f"How much a token's first expert tells of its domain, I(E;D), over training, at "
-            f"{plural(len({row.step for row in rows}), 'traced step')}; {scale}, as routing by domain does. Grey: what "
+            f"{plural(len({row.step for row in rows}), 'traced step')}; {scale}. Grey: what "
             f"untrained gates reach on the hidden states of the first or the last step (central 95{GAP}%{averaged}), "
             f"which separate domains too. {sample}."
         ),

@@ -200,9 +200,10 @@ def emergence_finding(tables: Tables, arms: Sequence[str]) -> str:
 
 
 def _passing(rows: Sequence[OnsetRow]) -> str:
-    """`above untrained gates from step 60 on`, `… from step 60 to 240 on in 4 of 5 seeds`."""
+    """`above untrained gates from step 60 on`, `… from step 60 to 240 on in 4 of 5 seeds`, `… in all 5 seeds`."""
     steps = [row.step for row in rows if row.step is not None]
-    often = f" in {len(steps)} of {len(rows)}{GAP}seeds" if len(rows) > 1 else ""
+    some = f"all {len(rows)}" if len(steps) == len(rows) else f"{len(steps)} of {len(rows)}"
+    often = f" in {some}{GAP}seeds" if len(rows) > 1 else ""
     if not steps:
         return "in no seed above untrained gates" if len(rows) > 1 else "not above untrained gates"
     return f"above untrained gates from step {span(steps, count)} on{often}"

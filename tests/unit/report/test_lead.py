@@ -63,8 +63,8 @@ def balanced_again(tables: Tables) -> Tables:
 
 def gains(**values: float | None) -> tuple[OracleGainRow, ...]:
     known = {"arm": "moe", "oracle": "oracle", "seeds": 1, "oracle_gain": 0.045, "oracle_low": 0.03,
-             "oracle_high": 0.06, "gain": 0.0167, "low": 0.0135, "high": 0.0198, "share": 0.37, "share_low": 0.3, "share_high": 0.44,
-             }  # fmt: skip
+             "oracle_high": 0.06, "gain": 0.0167, "low": 0.0135, "high": 0.0198, "share": 0.37,
+             "share_low": 0.3, "share_high": 0.44}  # fmt: skip
     return (row_of(OracleGainRow, **known | values),)
 
 
@@ -259,7 +259,7 @@ def test_a_loss_that_is_not_shown_to_differ_is_not_called_a_cost(small: Small) -
     suite = small(0, 1, 2, seeds=(42, 43, 44, 45, 46))
     cost = said(suite, planted_tables(suite, half=0.05))[2]
     assert cost.endswith(
-        "die (5 of 5 seeds); LM loss is not shown to change: +0.0220 [−0.0280, 0.0720] nats per token against moe."
+        "die (5 of 5 seeds); LM loss shows no clear change: +0.0220 [−0.0280, 0.0720] nats per token against moe."
     )
     fallen = replace(
         planted_tables(suite),
