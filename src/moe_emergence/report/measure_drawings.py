@@ -11,6 +11,7 @@ from moe_emergence.report.curves import Legend
 from moe_emergence.report.drawing import Drawing
 from moe_emergence.report.estimates import information_difference_forest, loss_difference_forest, specialisation_marks
 from moe_emergence.report.information_curves import information_curves
+from moe_emergence.report.lead import first_arm
 from moe_emergence.report.numbers import GAP, count, plural
 from moe_emergence.report.verdicts import (
     emergence_finding,
@@ -42,7 +43,7 @@ def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
         name="information",
         section="answer",
         tables=("information", "onset"),
-        title=emergence_finding(tables, learning),
+        title=emergence_finding(tables, first_arm(suite)),
         reading=(
             f"How much a token's first expert tells of its domain, I(E;D), over training, at "
             f"{plural(len({row.step for row in rows}), 'traced step')}; {scale}. Grey: what "

@@ -180,19 +180,17 @@ def _places(rows: Sequence[ArmVerdictRow]) -> str:
     return "; ".join(f"{arm} {layer_names([row.layer for row in rows if row.arm == arm])}" for arm in arms_of(rows))
 
 
-def emergence_finding(tables: Tables, arms: Sequence[str]) -> str:
-    """The layer of `arms` whose router ends with most domain information, from where it came and since when it tells
+def emergence_finding(tables: Tables, arm: str) -> str:
+    """The layer of the arm that ends with most domain information, from where it came and since when it tells
     more than untrained gates: `moe, layer 3: 3.5 % of the domain told at step 0, 8.4 % at the last step, above …`."""
-    ends = [row for row in final_information(tables) if row.arm in arms]
+    ends = [row for row in final_information(tables) if row.arm == arm]
     if not ends:
         return "Domain information over training"
-    by_layer = {
-        (row.arm, row.layer): [end for end in ends if (end.arm, end.layer) == (row.arm, row.layer)] for row in ends
-    }
-    arm, layer = max(by_layer, key=lambda key: _mean_share(by_layer[key]))
+    by_layer = {layer: [row for row in ends if row.layer == layer] for layer in {row.layer for row in ends}}
+    layer = max(by_layer, key=lambda layer: _mean_share(by_layer[layer]))
     mine = [row for row in tables.information if (row.arm, row.layer, row.counted) == (arm, layer, FIRST_CHOICE)]
     first = [row for row in mine if row.step == min(row.step for row in mine)]
-    then, now = percent(round(_mean_share(first), 3)), percent(round(_mean_share(by_layer[arm, layer]), 3))
+    then, now = percent(round(_mean_share(first), 3)), percent(round(_mean_share(by_layer[layer]), 3))
     mean = f", mean of {len(first)}{GAP}seeds" if len(first) > 1 else ""
     passed = [row for row in tables.onset if (row.arm, row.layer) == (arm, layer)]
     told = f"a token's expert tells {then} of its domain at step {first[0].step}, {now} at the last{mean}"
