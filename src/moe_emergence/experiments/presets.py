@@ -1,7 +1,7 @@
 """Presets: a run is a function of its baseline.
 
 The runs without a prefix train the embedded base; their settings were frozen by a pilot on dev documents
-(`docs/decisions/005-pilot.md`). The `gpt2` runs have the published settings of GPT-2 small.
+(`docs/decisions/011-pilot.md`). The `gpt2` runs have the published settings of GPT-2 small.
 """
 
 from collections.abc import Callable
@@ -92,6 +92,13 @@ def round_robin_router(baseline: RunConfig) -> RunConfig:
     return _changed(baseline, "round_robin", question, router="round_robin")
 
 
+def oracle(baseline: RunConfig) -> RunConfig:
+    """Only the router differs: it is told the domain and divides the experts among the domains. Expect I(E;D) = H(D)
+    exactly, and the lowest LM loss that dividing experts by domain alone can give: the upper end of the scale."""
+    question = "What would experts gain that are divided among the domains by hand?"
+    return _changed(baseline, "oracle", question, router="domain")
+
+
 def gpt2(baseline: RunConfig) -> RunConfig:
     """The same at GPT-2 small's published settings."""
     return replace(
@@ -125,6 +132,7 @@ _EMBEDDED: dict[str, Callable[[], RunConfig]] = {
     "frozen": lambda: frozen_router(_moe()),
     "hash": lambda: hash_router(_moe()),
     "round_robin": lambda: round_robin_router(_moe()),
+    "oracle": lambda: oracle(_moe()),
 }
 
 
