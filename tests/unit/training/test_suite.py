@@ -23,7 +23,9 @@ Config = Callable[..., RunConfig]
 def read_once(toy_folder: Path, toy_corpus: Corpus) -> Iterator[None]:
     """The toy corpus is not read anew for every suite."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suite, "load_corpus", lambda name: toy_corpus if name == str(toy_folder) else load_corpus(name))
+        patch.setattr(
+            suite, "load_corpus", lambda name, **_: toy_corpus if name == str(toy_folder) else load_corpus(name)
+        )
         yield
 
 
