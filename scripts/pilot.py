@@ -1,6 +1,6 @@
 """The pilot of the quickstart's recipe: docs/decisions/011-pilot.md says what it compares and what decides.
 
-    python scripts/pilot.py train FOLDER --arms dense,moe --rates 5e-4,1e-3,2e-3,4e-3 --gates 30 --seeds 7
+    python scripts/pilot.py train FOLDER --arms dense,moe --rates 1e-3,2e-3,4e-3,8e-3 --gates 30 --seeds 7
     python scripts/pilot.py table FOLDER                                what came out, in Markdown
 
 Question: at the rate that suits `dense` best, which gate multiplier and z coefficient cost no LM loss and keep experts
