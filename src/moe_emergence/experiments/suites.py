@@ -29,6 +29,11 @@ _BALANCING: tuple[_Row, ...] = (
     ("hash", "moe", ("moe.router",)),
     ("round_robin", "moe", ("moe.router",)),
 )
+_INITIALISATION: tuple[_Row, ...] = (
+    ("moe", None, ()),
+    ("centroids", "moe", ("moe.gate_init",)),
+    ("drop_upcycled", "moe", ("moe.reinit_share",)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +167,12 @@ CHOSEN_FOR_MOE = (
 )
 
 
+INFORMED_NULL = (
+    "The arm centroids starts with a gate that already tells domains apart. It is called specialised only for what it "
+    "has beyond other untrained gates of the same start (docs/decisions/013-informed-start.md)."
+)
+
+
 def quickstart() -> Suite:
     """Five arms of the embedded base: minutes on a laptop."""
     return Suite(name="quickstart", question=QUESTION, arms=_arms(_QUICKSTART), note=CHOSEN_FOR_MOE)
@@ -184,7 +195,19 @@ def balancing() -> Suite:
     )
 
 
-SUITES = {"quickstart": quickstart, "gpt2": full_size, "balancing": balancing}
+def initialisation() -> Suite:
+    """Three arms of the embedded base: a random gate over copied experts, an informed gate, and experts that start
+    apart. Expect domain information of centroids highest at step 0 and falling; whether any arm ends beyond its
+    untrained gates is the question."""
+    return Suite(
+        name="initialisation",
+        question="Does it help experts to specialise if the gate or the experts start apart?",
+        arms=_arms(_INITIALISATION),
+        note=f"{CHOSEN_FOR_MOE} {INFORMED_NULL}",
+    )
+
+
+SUITES = {"quickstart": quickstart, "gpt2": full_size, "balancing": balancing, "initialisation": initialisation}
 """Every suite by name."""
 
 FAST = {
