@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from moe_emergence.config import (
+    ASSIGNING_ROUTERS,
     DataConfig,
     ExecutionConfig,
     MoEConfig,
@@ -46,6 +47,18 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("moe", {"bias_rate": -1e-3}, "moe.bias_rate must not be negative; got -0.001"),
     ("moe", {"balance_counts": "some"}, "moe.balance_counts must be one of exact, running; got 'some'"),
     ("moe", {"router": "random"}, "moe.router must be one of learned, frozen, hash, round_robin; got 'random'"),
+    ("moe", {"gate_init": "zeros"}, "moe.gate_init must be one of small_random, centroids; got 'zeros'"),
+    ("moe", {"reinit_share": -0.1}, "moe.reinit_share must lie between 0 and 1; got -0.1"),
+    ("moe", {"reinit_share": 1.5}, "moe.reinit_share must lie between 0 and 1; got 1.5"),
+    *(
+        (
+            "moe",
+            {"gate_init": "centroids", "router": router},
+            f"moe.gate_init must be 'small_random' with moe.router {router!r}, which has no gate in use; got "
+            "'centroids'",
+        )
+        for router in ASSIGNING_ROUTERS
+    ),
     *(
         (
             "moe",

@@ -14,6 +14,7 @@ from moe_emergence.experiments.suites import (
     balancing,
     did_you_mean,
     fast,
+    initialisation,
     quickstart,
     suite_named,
 )
@@ -32,7 +33,7 @@ def changed(name: str = "arm", **fields: object) -> RunConfig:
 @pytest.mark.parametrize("name", SUITES)
 def test_all_arms_share_data_steps_schedule_and_seed(name: str) -> None:
     suite = suite_named(name)
-    assert len(suite.arms) == {"quickstart": 5, "gpt2": 5, "balancing": 7}[name]
+    assert len(suite.arms) == {"quickstart": 5, "gpt2": 5, "balancing": 7, "initialisation": 3}[name]
     first = suite.arms[0].config
     for arm in suite.arms:
         ours = arm.config
@@ -78,6 +79,20 @@ def test_the_balancing_arms_and_what_they_change() -> None:
         "round_robin": {"moe.router": "round_robin"},
     }
     assert suite.arm("moe").config == quickstart().arm("moe").config
+
+
+def test_the_initialisation_arms_and_what_they_change() -> None:
+    suite = initialisation()
+    assert [arm.baseline for arm in suite.arms] == [None, "moe", "moe"]
+    changes = {arm.name: {field: now for field, (_, now) in suite.changes(arm).items()} for arm in suite.arms}
+    assert changes == {
+        "moe": {},
+        "centroids": {"moe.gate_init": "centroids"},
+        "drop_upcycled": {"moe.reinit_share": 0.5},
+    }
+    assert suite.arm("moe").config == quickstart().arm("moe").config
+    assert suite.question.endswith("?")
+    assert "other untrained gates of the same start" in suite.note
 
 
 @pytest.mark.parametrize(
@@ -197,7 +212,7 @@ def test_fast_is_shorter_and_says_so() -> None:
 def test_an_unknown_suite_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="there is no suite 'quikstart'; did you mean quickstart\\?"):
         suite_named("quikstart")
-    with pytest.raises(ConfigError, match="there is no suite 'zzz': choose from quickstart, gpt2, balancing"):
+    with pytest.raises(ConfigError, match="there is no suite 'zzz': choose from quickstart, gpt2, balancing, init"):
         suite_named("zzz")
 
 

@@ -47,6 +47,16 @@ def test_what_rebuilds_the_layers_survives_a_round_trip(moe: MoEConfig, tmp_path
     assert again.moe == replace(moe, layers=(4, 5))
 
 
+def test_where_gate_and_experts_started_is_not_the_model_s_to_know(tmp_path) -> None:
+    """Loading must not want centroids again, nor drop units."""
+    moe = MoEConfig(gate_init="centroids", reinit_share=0.5)
+    config = GPT2MoEConfig.from_dense(DENSE, moe)
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert again.moe == replace(moe, layers=(4, 5), gate_init="small_random", reinit_share=0.0)
+    assert again.to_dict() == config.to_dict()
+
+
 @pytest.mark.parametrize(("frozen", "router"), [(True, "frozen"), (False, "learned")])
 def test_a_configuration_from_before_routers_had_names(frozen, router, tmp_path) -> None:
     config = GPT2MoEConfig.from_dense(DENSE, MoEConfig())
