@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from transformers import AutoConfig, GPT2Config, LlamaConfig
 
+import moe_emergence.models.gpt2_moe  # noqa: F401 (registers the configuration)
 from moe_emergence.config import MoEConfig
 from moe_emergence.errors import ConfigError, ModelError
 from moe_emergence.models.configuration import GPT2MoEConfig
@@ -54,7 +55,6 @@ def test_where_gate_and_experts_started_is_not_the_model_s_to_know(tmp_path) -> 
     config.save_pretrained(tmp_path)
     again = AutoConfig.from_pretrained(tmp_path)
     assert again.moe == replace(moe, layers=(4, 5), gate_init="small_random", reinit_share=0.0)
-    assert again.to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize(("frozen", "router"), [(True, "frozen"), (False, "learned")])

@@ -50,7 +50,7 @@ class PlantedArm:
         loss: macro LM loss on test at the end, nats.
         entropy_share: entropy per token ÷ ln E at the end.
         fresh: how far fresh gates separate domains: 0 not at all, 1 as far as the arm's shares do.
-        informed: the same of informed gates; None records none.
+        informed: the same of informed gates, give or take a tenth; None records none.
         events: collapse and skipped lines of metrics.jsonl; a skipped step has no line of its own.
         inexact: the manifest's record of going on under other conditions.
     """
@@ -302,7 +302,7 @@ def write_trace(folder: Path, suite: PlantedSuite, arm: PlantedArm, seed: int, s
             beside[f"fresh_gates.{layer}"] = counts.astype(np.int32)
             if arm.informed is not None:
                 own = np.random.default_rng([seed, len(arm.name), step, layer])
-                tilt = arm.informed * own.uniform(0.8, 1, size=(GATES, 1, 1))
+                tilt = arm.informed * own.uniform(0.9, 1.1, size=(GATES, 1, 1))
                 mixed = tilt * arm.shares[layer] + (1 - tilt) / experts
                 counts = own.multinomial(LENGTH, mixed[:, asked.domain])
                 beside[f"informed_gates.{layer}"] = counts.astype(np.int32)
