@@ -222,3 +222,8 @@ def test_configuration_loads_no_torch() -> None:
         " c.from_dict(c.to_dict(c.RunConfig())); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_frozen_gate_may_start_from_centroids() -> None:
+    """The clusters alone, never trained."""
+    assert MoEConfig(router="frozen", gate_init="centroids").gate_init == "centroids"
