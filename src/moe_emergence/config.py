@@ -15,10 +15,11 @@ from typing import Any, Literal
 from moe_emergence.errors import ConfigError
 
 EMBEDDED = "embedded"
-RouterKind = Literal["learned", "frozen", "hash", "round_robin"]
+RouterKind = Literal["learned", "frozen", "hash", "round_robin", "domain"]
 ROUTERS: tuple[str, ...] = typing.get_args(RouterKind)
-ASSIGNING_ROUTERS = ("hash", "round_robin")
-"""Routers that no hidden state moves: they assign a token by its id or its position."""
+ASSIGNING_ROUTERS = ("hash", "round_robin", "domain")
+"""Routers that no hidden state moves: they assign a token by its id, its position or its domain; no router loss acts on
+them."""
 _WINDOW = re.compile(r"sequence|global_batch|ema|blocks:[1-9]\d*")
 
 
@@ -37,6 +38,8 @@ class DataConfig:
 
     corpus: str = EMBEDDED
     """`embedded`, or a folder with one `.txt`, `.jsonl`, `.parquet` or folder of texts a domain."""
+    deal_domains: bool = False
+    """A null: deal the domains to the documents of each split at random, so that there is nothing to specialise for."""
     block_size: int = 256
     """Tokens in a training sequence."""
     dev_blocks: int = 16
@@ -90,7 +93,8 @@ class MoEConfig:
     """Noise on each copied expert parameter, as a share of that parameter's standard deviation."""
     router: RouterKind = "learned"
     """Nulls: `frozen` keeps the gate at its random initialisation; `hash` goes by the token's id alone and
-    `round_robin` by its position alone."""
+    `round_robin` by its position alone. `domain` is the oracle: it is told each sequence's domain, and goes by that and
+    the token's id."""
     gate_init: Literal["small_random", "centroids"] = "small_random"
     """Where the gate starts: `centroids` takes k-means of its inputs on training tokens, rows centred, scaled to logits
     of unit standard deviation."""

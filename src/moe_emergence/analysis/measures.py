@@ -99,8 +99,9 @@ def _by_the_model(
     run: Run, data: PreparedData, progress: Callable[[int, int], None]
 ) -> Iterator[tuple[str, Iterable[Any]]]:
     """What takes a forward: the dense model's hidden states, texts in another format, experts taken away. Nothing of a
-    run whose checkpoints were deleted; `report.statements` says so."""
-    if newest_checkpoint(run.folder / "checkpoints") is None:
+    run whose checkpoints were deleted (`report.statements` says so), nor of an oracle, whose experts were dealt out."""
+    routed_by_domain = run.config.moe is not None and run.config.moe.router == "domain"
+    if routed_by_domain or newest_checkpoint(run.folder / "checkpoints") is None:
         return
     yield "hidden_states", _geometry(run, data)
     yield "format_swaps", format_swap_rows(run, data, model_at(run, run.last_step))

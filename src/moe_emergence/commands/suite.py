@@ -27,7 +27,7 @@ class Order:
     suite: Suite
     folder: Path
     seeds: tuple[int, ...]
-    workers: int
+    workers: int | None
     quiet: bool
     allow_inexact: bool
     command: str
@@ -49,7 +49,9 @@ def add_run_options(command: Command, out: str | None) -> None:
     command.option("out", str | None, out, "the folder of its runs (runs/ and the suite's name if not given)")
     command.option("seeds", int, 1, "how many seeds each arm is trained with")
     command.option("seed", int, 42, "the first of them; the others follow")
-    command.option("workers", int, 1, "runs side by side, of one CPU thread each; one after another uses every core")
+    command.option(
+        "workers", int | None, None, "runs side by side, one CPU thread each; null: one per core where small"
+    )
     command.flag("quiet", "no progress")
     command.flag("allow-inexact", INEXACT)
 
@@ -75,7 +77,7 @@ def changes(given: Arguments) -> dict[str, Any]:
 def order_of(suite: Suite, given: Arguments, command: str) -> Order:
     """Check what was given and fill in what was not."""
     for name in ("seeds", "workers"):
-        if given[name] < 1:
+        if given[name] is not None and given[name] < 1:
             raise ConfigError(f"--{name} must be at least 1; got {given[name]}")
     return Order(
         suite=suite,

@@ -1,7 +1,7 @@
 """Presets: a run is a function of its baseline.
 
 The runs without a prefix train the embedded base; their settings were frozen by a pilot on dev documents
-(`docs/decisions/005-pilot.md`). The `gpt2` runs have the published settings of GPT-2 small.
+(`docs/decisions/011-pilot.md`). The `gpt2` runs have the published settings of GPT-2 small.
 """
 
 from collections.abc import Callable
@@ -107,6 +107,13 @@ def partly_redrawn(baseline: RunConfig) -> RunConfig:
     return _changed(baseline, "drop_upcycled", question, reinit_share=0.5)
 
 
+def oracle(baseline: RunConfig) -> RunConfig:
+    """Only the router differs: it is told the domain and divides the experts among the domains. Expect I(E;D) = H(D)
+    exactly, and the lowest LM loss that dividing experts by domain alone can give: the upper end of the scale."""
+    question = "What would experts gain that are divided among the domains by hand?"
+    return _changed(baseline, "oracle", question, router="domain")
+
+
 def gpt2(baseline: RunConfig) -> RunConfig:
     """The same at GPT-2 small's published settings."""
     return replace(
@@ -142,6 +149,7 @@ _EMBEDDED: dict[str, Callable[[], RunConfig]] = {
     "round_robin": lambda: round_robin_router(_moe()),
     "centroids": lambda: centroid_gates(_moe()),
     "drop_upcycled": lambda: partly_redrawn(_moe()),
+    "oracle": lambda: oracle(_moe()),
 }
 
 

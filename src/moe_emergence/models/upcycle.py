@@ -101,7 +101,8 @@ def ancestor_state(dense: PreTrainedModel, layers: Sequence[int]) -> dict[str, T
 def upcycle_receipt(
     dense: PreTrainedModel, moe_model: PreTrainedModel, input_ids: Int[Tensor, "batch sequence"]
 ) -> UpcycleReceipt:
-    """Compare the two on one batch, both in eval mode for its length."""
+    """Compare the two on one batch, both in eval mode for its length. (An oracle must be told its domains around it:
+    `told_domains`.)"""
     with _evaluating(dense, moe_model):
         ours: Tensor = moe_model(input_ids=input_ids).logits
         theirs: Tensor = dense(input_ids=input_ids).logits

@@ -7,17 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import GPT2Config, PreTrainedModel
 
 import moe_emergence
 from moe_emergence.config import MoEConfig, RunConfig
 from moe_emergence.data.blocks import PreparedData
+from moe_emergence.data.packing import Blocks
 from moe_emergence.errors import ConfigError, RunDirectoryError
 from moe_emergence.models.base import Base
 from moe_emergence.models.layers import resolve_layers
 from moe_emergence.models.upcycle import UpcycleReceipt, ancestor_state, upcycle, upcycle_receipt
-from moe_emergence.moe.router import set_noise_annealing
+from moe_emergence.moe.assignment import check_oracle
+from moe_emergence.moe.router import set_noise_annealing, told_domains
 from moe_emergence.training.checkpoint import checkpoint_name, newest_checkpoint, step_of, verified_manifest
 from moe_emergence.training.informed import centroid_gates
 from moe_emergence.training.run_directory import ANCESTOR, RunDirectory
@@ -153,10 +156,15 @@ def starting_model(
         load_weights(weights, base.model)
     if config.moe is None:
         return Start(model=base.model, parent=origin)
+    if config.moe.router == "domain":
+        check_oracle(len(data.domains), config.moe.num_experts, config.moe.top_k)
     model = _upcycled(config, base, _informed_gates(config.moe, config.seed, base, data))
+    blocks = _receipt_blocks(data)
+    with told_domains(model, torch.from_numpy(blocks.domain.astype("int64")), len(data.domains)):
+        receipt = upcycle_receipt(base.model, model, torch.from_numpy(blocks.tokens.astype("int64")))
     return Start(
         model=model,
-        receipt=upcycle_receipt(base.model, model, _receipt_batch(data)),
+        receipt=receipt,
         ancestor=ancestor_state(base.model, model.moe_layer_indices),
         parent=origin,
     )
@@ -246,11 +254,9 @@ def _parent_record(parent: RunDirectory, weights: Path) -> dict[str, Any] | None
     return {"run": str(parent.path.resolve()), "step": step_of(weights), "weights": digest}
 
 
-def _receipt_batch(data: PreparedData) -> torch.Tensor:
-    rows = [
-        row for number in range(len(data.domains)) for row in (data.dev.domain == number).nonzero()[0][:RECEIPT_BLOCKS]
-    ]
-    return torch.from_numpy(data.dev.tokens[rows].astype("int64"))
+def _receipt_blocks(data: PreparedData) -> Blocks:
+    numbers = range(len(data.domains))
+    return data.dev.take(np.concatenate([np.flatnonzero(data.dev.domain == n)[:RECEIPT_BLOCKS] for n in numbers]))
 
 
 def manifest(origin: Origin, start: Start) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from moe_emergence.data.blocks import PreparedData
 from moe_emergence.data.probe import Probe
 from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.models.base import weights_digest
-from moe_emergence.moe.router import Router, routers_of
+from moe_emergence.moe.router import Router, routers_of, told_domains
 from moe_emergence.routing import RouterOutput, margin_of
 from moe_emergence.training import durable
 from moe_emergence.training.informed import informed_gates as fitted_gates
@@ -95,7 +95,9 @@ def write_trace(
         rows = slice(start, min(start + BATCH, len(probe.tokens)))
         tokens = torch.from_numpy(probe.tokens[rows].astype(np.int64)).to(device)
         with _router_inputs(model) as inputs:
-            output = model(input_ids=tokens, use_cache=False)
+            of_batch = torch.from_numpy(probe.domain[rows].astype(np.int64))
+            with told_domains(model, of_batch, len(data.domains)):
+                output = model(input_ids=tokens, use_cache=False)
         routes: tuple[RouterOutput, ...] = getattr(output, "routes", None) or ()
         table.add(rows, _next_losses(output.logits, tokens), routes)
         if neighbour is not None:

@@ -69,7 +69,7 @@ def test_a_configuration_from_before_routers_had_names(frozen, router, tmp_path)
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match="round_robin; got 'random'"):
+    with pytest.raises(ConfigError, match="domain; got 'random'"):
         GPT2MoEConfig(router="random")
     with pytest.raises(ConfigError, match=r"moe.bias_rate must be 0 with moe.router 'hash'"):
         GPT2MoEConfig(router="hash", loss_free_bias=True)
