@@ -92,6 +92,21 @@ def round_robin_router(baseline: RunConfig) -> RunConfig:
     return _changed(baseline, "round_robin", question, router="round_robin")
 
 
+def centroid_gates(baseline: RunConfig) -> RunConfig:
+    """Only the gate's start differs: where its inputs cluster. Expect most domain information at step 0, and less after
+    training, since balancing and the LM loss do not ask for clusters; what counts is what it has beyond other k-means
+    of the same hidden states."""
+    question = "Do experts specialise further when their gate starts where the hidden states cluster?"
+    return _changed(baseline, "centroids", question, gate_init="centroids")
+
+
+def partly_redrawn(baseline: RunConfig) -> RunConfig:
+    """Only the experts' start differs: half of each one's hidden units are drawn anew. Expect a higher LM loss at step
+    0 and experts less alike; the paper gains only after far longer training."""
+    question = "Do experts that start apart specialise more than copies do?"
+    return _changed(baseline, "drop_upcycled", question, reinit_share=0.5)
+
+
 def oracle(baseline: RunConfig) -> RunConfig:
     """Only the router differs: it is told the domain and divides the experts among the domains. Expect I(E;D) = H(D)
     exactly, and the lowest LM loss that dividing experts by domain alone can give: the upper end of the scale."""
@@ -132,6 +147,8 @@ _EMBEDDED: dict[str, Callable[[], RunConfig]] = {
     "frozen": lambda: frozen_router(_moe()),
     "hash": lambda: hash_router(_moe()),
     "round_robin": lambda: round_robin_router(_moe()),
+    "centroids": lambda: centroid_gates(_moe()),
+    "drop_upcycled": lambda: partly_redrawn(_moe()),
     "oracle": lambda: oracle(_moe()),
 }
 

@@ -33,6 +33,11 @@ _NULLS: tuple[_Row, ...] = (
     ("hash", "moe", ("moe.router",)),
     ("round_robin", "moe", ("moe.router",)),
 )
+_INITIALISATION: tuple[_Row, ...] = (
+    ("moe", None, ()),
+    ("centroids", "moe", ("moe.gate_init",)),
+    ("drop_upcycled", "moe", ("moe.reinit_share",)),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +171,12 @@ CHOSEN = (
 )
 
 
+INFORMED_NULL = (
+    "The arm centroids starts with a gate that already tells domains apart. It is called specialised only for what it "
+    "has beyond other untrained gates of the same start (docs/decisions/013-informed-start.md)."
+)
+
+
 def quickstart() -> Suite:
     """Five arms of the embedded base: minutes on a laptop."""
     return Suite(name="quickstart", question=QUESTION, arms=_arms(_QUICKSTART), note=CHOSEN)
@@ -187,6 +198,18 @@ def balancing() -> Suite:
     )
 
 
+def initialisation() -> Suite:
+    """Three arms of the embedded base: a random gate over copied experts, an informed gate, and experts that start
+    apart. Expect domain information of centroids highest at step 0 and falling; whether any arm ends beyond its
+    untrained gates is the question."""
+    return Suite(
+        name="initialisation",
+        question="Does it help experts to specialise if the gate or the experts start apart?",
+        arms=_arms(_INITIALISATION),
+        note=f"{CHOSEN} {INFORMED_NULL}",
+    )
+
+
 def nulls() -> Suite:
     """Three routers that learn nothing, beside `moe`. Expect none of them to be called specialised: round_robin shows 0
     bits above its null, frozen what untrained gates show, hash what the vocabulary gives away."""
@@ -198,7 +221,13 @@ def nulls() -> Suite:
     )
 
 
-SUITES = {"quickstart": quickstart, "gpt2": full_size, "balancing": balancing, "nulls": nulls}
+SUITES = {
+    "quickstart": quickstart,
+    "gpt2": full_size,
+    "balancing": balancing,
+    "nulls": nulls,
+    "initialisation": initialisation,
+}
 """Every suite by name."""
 
 FAST = {

@@ -2,8 +2,8 @@
 
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from moe_emergence.models.upcycle import UpcycleReceipt, ancestor_state, upcycle
 from moe_emergence.moe.assignment import check_oracle
 from moe_emergence.moe.router import set_noise_annealing, told_domains
 from moe_emergence.training.checkpoint import checkpoint_name, newest_checkpoint, step_of, verified_manifest
+from moe_emergence.training.informed import centroid_gates
 from moe_emergence.training.run_directory import ANCESTOR, RunDirectory
 from moe_emergence.training.runtime import EXACT
 from moe_emergence.training.tensors import MODEL, load_weights, read_tensors, write_tensors
@@ -157,7 +158,7 @@ def starting_model(
         return Start(model=base.model, parent=origin)
     if config.moe.router == "domain":
         check_oracle(len(data.domains), config.moe.num_experts, config.moe.top_k)
-    model = _upcycled(config, base)
+    model = _upcycled(config, base, _informed_gates(config.moe, config.seed, base, data))
     blocks = _receipt_blocks(data)
     with told_domains(model, torch.from_numpy(blocks.domain.astype("int64")), len(data.domains)):
         receipt = upcycle_receipt(base.model, model, torch.from_numpy(blocks.tokens.astype("int64")))
@@ -171,13 +172,27 @@ def starting_model(
 
 def empty_model(config: RunConfig, base: Base) -> Start:
     """A model of the run's form, whose weights a checkpoint of its own will replace."""
-    return Start(model=base.model if config.moe is None else _upcycled(config, base))
+    return Start(model=base.model if config.moe is None else _formed(config, base))
 
 
-def _upcycled(config: RunConfig, base: Base) -> Any:
+def _informed_gates(moe: MoEConfig, seed: int, base: Base, data: PreparedData) -> Mapping[int, torch.Tensor] | None:
+    return centroid_gates(base.model, moe, data, seed=seed) if moe.gate_init == "centroids" else None
+
+
+def _formed(config: RunConfig, base: Base) -> Any:
+    """A model whose weights are about to be replaced: nothing that only they depend on is computed."""
+    assert config.moe is not None
+    return _upcycled(replace(config, moe=replace(config.moe, gate_init="small_random", reinit_share=0.0)), base)
+
+
+def _upcycled(config: RunConfig, base: Base, gates: Mapping[int, torch.Tensor] | None = None) -> Any:
     assert config.moe is not None
     model = upcycle(
-        base.model, config.moe, seed=config.seed, experts_implementation=config.execution.experts_implementation
+        base.model,
+        config.moe,
+        seed=config.seed,
+        experts_implementation=config.execution.experts_implementation,
+        gates=gates,
     )
     set_noise_annealing(model, round(config.moe.noise_anneal * config.training.steps))
     return model
@@ -193,14 +208,23 @@ def _forked_moe(
         raise ConfigError(
             f"{parent.path} has {then}, this run has {now}: a fork must have the same moe.num_experts and moe.layers"
         )
+    if _gate_init(parent.config.moe) != _gate_init(config.moe):
+        raise ConfigError(
+            f"{parent.path} has moe.gate_init {_gate_init(parent.config.moe)!r}, this run "
+            f"{_gate_init(config.moe)!r}: a fork goes on from its parent's gates, so give the same"
+        )
     if _has_bias(parent.config.moe) and not _has_bias(config.moe):
         raise ConfigError(
             f"{parent.path} has a loss-free bias, and this run's moe.bias_rate is 0, so that its routers would choose "
             "otherwise: give moe.bias_rate"
         )
-    model: PreTrainedModel = _upcycled(config, base)
+    model: PreTrainedModel = _formed(config, base)
     load_weights(weights, model, may_lack=() if _has_bias(parent.config.moe) else (BIAS,))
     return Start(model=model, ancestor=read_tensors(parent.path / ANCESTOR), parent=origin)
+
+
+def _gate_init(moe: MoEConfig | None) -> str | None:
+    return None if moe is None else moe.gate_init
 
 
 def _has_bias(moe: MoEConfig | None) -> bool:

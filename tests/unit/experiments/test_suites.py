@@ -14,6 +14,7 @@ from moe_emergence.experiments.suites import (
     balancing,
     did_you_mean,
     fast,
+    initialisation,
     nulls,
     quickstart,
     suite_named,
@@ -33,7 +34,7 @@ def changed(name: str = "arm", **fields: object) -> RunConfig:
 @pytest.mark.parametrize("name", SUITES)
 def test_all_arms_share_data_steps_schedule_and_seed(name: str) -> None:
     suite = suite_named(name)
-    assert len(suite.arms) == {"quickstart": 5, "gpt2": 5, "balancing": 5, "nulls": 4}[name]
+    assert len(suite.arms) == {"quickstart": 5, "gpt2": 5, "balancing": 5, "nulls": 4, "initialisation": 3}[name]
     first = suite.arms[0].config
     for arm in suite.arms:
         ours = arm.config
@@ -77,6 +78,20 @@ def test_the_balancing_arms_and_what_they_change() -> None:
         "loss_free": {"moe.balance_coef": 0.0, "moe.bias_rate": 1e-3},
     }
     assert suite.arm("moe").config == quickstart().arm("moe").config
+
+
+def test_the_initialisation_arms_and_what_they_change() -> None:
+    suite = initialisation()
+    assert [arm.baseline for arm in suite.arms] == [None, "moe", "moe"]
+    changes = {arm.name: {field: now for field, (_, now) in suite.changes(arm).items()} for arm in suite.arms}
+    assert changes == {
+        "moe": {},
+        "centroids": {"moe.gate_init": "centroids"},
+        "drop_upcycled": {"moe.reinit_share": 0.5},
+    }
+    assert suite.arm("moe").config == quickstart().arm("moe").config
+    assert suite.question.endswith("?")
+    assert "other untrained gates of the same start" in suite.note
 
 
 def test_the_null_arms_and_what_they_change() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from transformers import AutoConfig, GPT2Config, LlamaConfig
 
+import moe_emergence.models.gpt2_moe  # noqa: F401 (registers the configuration)
 from moe_emergence.config import MoEConfig
 from moe_emergence.errors import ConfigError, ModelError
 from moe_emergence.models.configuration import GPT2MoEConfig
@@ -45,6 +46,15 @@ def test_what_rebuilds_the_layers_survives_a_round_trip(moe: MoEConfig, tmp_path
     again = AutoConfig.from_pretrained(tmp_path)
     assert (again.router, again.loss_free_bias) == (moe.router, moe.bias_rate > 0)
     assert again.moe == replace(moe, layers=(4, 5))
+
+
+def test_where_gate_and_experts_started_is_not_the_model_s_to_know(tmp_path) -> None:
+    """Loading must not want centroids again, nor drop units."""
+    moe = MoEConfig(gate_init="centroids", reinit_share=0.5)
+    config = GPT2MoEConfig.from_dense(DENSE, moe)
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert again.moe == replace(moe, layers=(4, 5), gate_init="small_random", reinit_share=0.0)
 
 
 @pytest.mark.parametrize(("frozen", "router"), [(True, "frozen"), (False, "learned")])
