@@ -104,7 +104,7 @@ def test_what_it_was_made_from_decides_what_is_read(make_run, toy_data) -> None:
     kept = load_file(path)
     other = causal_tables(run, toy_data, parts=parts, interventions=("swap",), seed=9)
     assert other != first
-    assert (load_file(path)["knockout.change"] != kept["knockout.change"]).any()
+    assert (load_file(path)["knockout-swap.change"] != kept["knockout-swap.change"]).any()
     path.write_bytes(path.read_bytes()[:-40])  # torn
     assert causal_tables(run, toy_data, parts=parts, interventions=("swap",)) == first
     weights = run.folder / "checkpoints" / "step-000005" / "model.safetensors"
