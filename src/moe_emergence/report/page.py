@@ -34,6 +34,7 @@ from moe_emergence.report.pictures import Picture, keep
 from moe_emergence.report.scripts import Script, own_script, plotly_script
 from moe_emergence.report.specialists import OWN_TOKENS, specialists
 from moe_emergence.report.statements import statements
+from moe_emergence.report.tested import tested
 from moe_emergence.report.visible import visible
 from moe_emergence.training.neighbour import FRESH_GATES
 
@@ -124,6 +125,8 @@ def _context(suite: Suite, tables: Tables, progress: Progress) -> dict[str, Any]
         "statements": list(statements(suite, tables)),
         "evidence": evidence_tables(suite, tables),
         "specialists": specialists(suite, tables),
+        "tested": list(tested(tables)),
+        "measured": {field.name for field in fields(tables) if getattr(tables, field.name)},
         "window": WINDOW,
         "own_tokens": OWN_TOKENS,
         "collapse": list(collapse_sentences(suite, tables)),

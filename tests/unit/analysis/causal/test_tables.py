@@ -117,6 +117,26 @@ def test_what_it_was_made_from_decides_what_is_read(make_run, toy_data) -> None:
     assert not (run.folder / "analysis" / ".causal.safetensors").exists()
 
 
+def test_fewer_interventions_leave_the_others_kept_and_more_are_added_to_them(make_run, toy_data, monkeypatch) -> None:
+    run, made = make_run(), []
+    matrix = measured.knockout_matrix
+
+    def counted(subject, documents, surveyed, interventions, *more):
+        made.append(tuple(interventions))
+        return matrix(subject, documents, surveyed, interventions, *more)
+
+    monkeypatch.setattr(measured, "knockout_matrix", counted)
+    few = causal_tables(run, toy_data, parts=("knockout",), interventions=("next", "ancestor"))
+    every = causal_tables(run, toy_data, parts=("knockout",))
+    before = (run.folder / "analysis" / "causal.safetensors").read_bytes()
+    assert causal_tables(run, toy_data, parts=("knockout",), interventions=("next", "ancestor")) == few
+    assert (run.folder / "analysis" / "causal.safetensors").read_bytes() == before
+    assert made == [("next", "ancestor"), ("zero", "swap", "mean")]
+    assert [row for row in every.knockouts if row.intervention in ("next", "ancestor")] == list(few.knockouts)
+    (run.folder / "analysis" / "causal.safetensors").unlink()
+    assert causal_tables(run, toy_data, parts=("knockout",)) == every  # all at once says the same
+
+
 def test_a_part_is_added_to_those_kept(make_run, toy_data) -> None:
     run = make_run()
     causal_tables(run, toy_data, parts=("regret",))
