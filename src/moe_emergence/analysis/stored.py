@@ -24,16 +24,16 @@ _SHOWING = ("report", "explore", "commands", "tracking", "cli.py")
 """Parts of the package that show tables and make none."""
 
 
-def analysed(suite: Suite, progress: Progress = silent, scope: Scope = QUICK) -> Tables:
+def analysed(suite: Suite, progress: Progress = silent, scope: Scope = QUICK, workers: int = 1) -> Tables:
     """The suite's tables: those in its folder while they are current and hold what `scope` asks for, or more, else made
-    and written there.
+    and written there, by `workers` processes.
 
     Raises:
         AnalysisError: as `make_tables` and `write_analysis`.
     """
     tables = read_analysis(suite)
     if tables is None or not {scope, ALL} & set(tables.scope):
-        tables = make_tables(suite, progress, scope)
+        tables = make_tables(suite, progress, scope, workers)
         write_analysis(suite, tables, inputs=inputs_digest(suite), weights=fingerprints(suite))
     return tables
 

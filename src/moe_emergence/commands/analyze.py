@@ -23,12 +23,13 @@ def run(arguments: Sequence[str]) -> None:
 
     from moe_emergence.analysis.export import FOLDER
     from moe_emergence.analysis.reading import read_given
+    from moe_emergence.analysis.run_by_run import processors
     from moe_emergence.analysis.scope import ALL, QUICK
     from moe_emergence.analysis.stored import analysed
     from moe_emergence.tracking.console import StageConsole
 
     with stop_requests(), StageConsole() as progress:
         suite = read_given(folders, out)
-        tables = analysed(suite, progress, ALL if given["all"] else QUICK)
+        tables = analysed(suite, progress, ALL if given["all"] else QUICK, workers=processors())
     print_measures(suite, tables)
     print(f"tables: {suite.folder / FOLDER}")

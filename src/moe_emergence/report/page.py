@@ -47,15 +47,15 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def report_of(*folders: Path, out: Path | None = None, progress: Progress = silent) -> Path:
+def report_of(*folders: Path, out: Path | None = None, progress: Progress = silent, workers: int = 1) -> Path:
     """`write_report` of a suite or of runs, from their records (`analysis.reading.read_given`); `progress` is told of
-    what has to be measured first, then of the figures.
+    what has to be measured first, by `workers` processes, then of the figures.
 
     Raises:
         AnalysisError: a record is missing or torn (names file and key), or the folder cannot be written.
     """
     suite = read_given(folders, out)
-    return write_report(suite, analysed(suite, progress), progress)
+    return write_report(suite, analysed(suite, progress, workers=workers), progress)
 
 
 def write_report(suite: Suite, tables: Tables, progress: Progress = silent) -> Path:

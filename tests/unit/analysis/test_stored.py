@@ -41,7 +41,7 @@ def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 def test_current_tables_are_not_made_again(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     made = stored.analysed(suite)
-    monkeypatch.setattr(stored, "make_tables", lambda suite, progress, scope: pytest.fail("made again"))
+    monkeypatch.setattr(stored, "make_tables", lambda *given: pytest.fail("made again"))
     assert stored.analysed(suite) == made
 
 
@@ -116,9 +116,9 @@ def test_everything_is_kept_until_records_change_and_is_made_only_when_asked_for
     asked: list[str] = []
     make = stored.make_tables
 
-    def counted(suite: Suite, progress: Progress, scope: Scope) -> Tables:
+    def counted(suite: Suite, progress: Progress, scope: Scope, workers: int) -> Tables:
         asked.append(scope.name)
-        return make(suite, progress, scope)
+        return make(suite, progress, scope, workers)
 
     monkeypatch.setattr(stored, "make_tables", counted)
     assert stored.analysed(suite).scope == (QUICK,)

@@ -43,7 +43,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         lambda folders, out: SimpleNamespace(folder=out or folders[0], name="small", question="Does it run?"),
     )
     monkeypatch.setattr(
-        "moe_emergence.report.page.report_of", lambda *folders, out, progress: (out or folders[0]) / "report.html"
+        "moe_emergence.report.page.report_of",
+        lambda *folders, out, progress, workers: (out or folders[0]) / "report.html",
     )
     monkeypatch.setattr("moe_emergence.report.summary.suite_summary", lambda suite, tables: summary)
     return made

@@ -70,7 +70,7 @@ class Measured:
         }
 
     def knockout(self) -> Mapping[str, Any]:
-        """Each intervention is kept for itself: asking for fewer leaves the others, asking for more makes those alone."""
+        """Each intervention is kept for itself: fewer leave the others there, more are made without those."""
         seed, after = self.settings.seed, self._done + self._passes[KNOCKOUT]
         names = {f"{KNOCKOUT}-{intervention}": intervention for intervention in self.settings.interventions}
         ancestors = self._ancestors if ANCESTOR in names.values() else None
@@ -82,9 +82,7 @@ class Measured:
 
         def compute(missing: Sequence[str]) -> dict[str, Arrays]:
             wanted = [names[name] for name in missing]
-            arrays = knockout_matrix(
-                self.subject, self.documents, self._survey, wanted, ancestors, seed, self._count
-            )
+            arrays = knockout_matrix(self.subject, self.documents, self._survey, wanted, ancestors, seed, self._count)
             return {
                 name: {"change": change, "affected": arrays["affected"]}
                 for name, change in zip(missing, arrays["change"], strict=True)
