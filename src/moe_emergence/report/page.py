@@ -20,6 +20,7 @@ from moe_emergence.config import to_dict
 from moe_emergence.report import numbers
 from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.arms_compared import arms_compared
+from moe_emergence.report.causal_tests import causal_tests
 from moe_emergence.report.collapse import collapse_sentences
 from moe_emergence.report.drawings import drawings
 from moe_emergence.report.emergence import emergence
@@ -34,7 +35,6 @@ from moe_emergence.report.pictures import Picture, keep
 from moe_emergence.report.scripts import Script, own_script, plotly_script
 from moe_emergence.report.specialists import OWN_TOKENS, specialists
 from moe_emergence.report.statements import statements
-from moe_emergence.report.tested import tested
 from moe_emergence.report.visible import visible
 from moe_emergence.training.neighbour import FRESH_GATES
 
@@ -125,7 +125,7 @@ def _context(suite: Suite, tables: Tables, progress: Progress) -> dict[str, Any]
         "statements": list(statements(suite, tables)),
         "evidence": evidence_tables(suite, tables),
         "specialists": specialists(suite, tables),
-        "tested": list(tested(tables)),
+        "causal_tests": list(causal_tests(tables)),
         "measured": {field.name for field in fields(tables) if getattr(tables, field.name)},
         "window": WINDOW,
         "own_tokens": OWN_TOKENS,

@@ -7,6 +7,7 @@ from moe_emergence.analysis.scores import PER_AFFECTED, TOTAL
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.arms_compared import ARMS_TITLE, arms_table
+from moe_emergence.report.causal_tests import causal_tests
 from moe_emergence.report.evidence_tables import rerouting_scores
 from moe_emergence.report.lead import lead
 from moe_emergence.report.matrices import knockout_matrices
@@ -17,7 +18,6 @@ from moe_emergence.report.routing_tables import routing_table
 from moe_emergence.report.shown import PageTable, TextTable
 from moe_emergence.report.sparklines import Curves, going_curves, suite_curves
 from moe_emergence.report.statements import Statement, statements
-from moe_emergence.report.tested import tested
 
 TOP = 5
 """How many of the scoreboard's measures are printed."""
@@ -81,7 +81,7 @@ def suite_summary(suite: Suite, tables: Tables) -> Summary:
         tables=tuple(table for table in short if table.rows),
         curves=suite_curves(tables),
         going=going_curves(suite),
-        tested=tuple(tested(tables)),
+        tested=tuple(causal_tests(tables)),
         scores=_top_scores(tables),
     )
 

@@ -76,7 +76,7 @@ class Measured:
         ancestors = self._ancestors if ANCESTOR in names.values() else None
         digest = _digest(ancestors)
         made = {
-            name: self._made | {"seed": seed, "ancestor": digest if intervention == ANCESTOR else None}
+            name: {**self._made, "seed": seed, "ancestor": digest if intervention == ANCESTOR else None}
             for name, intervention in names.items()
         }
 

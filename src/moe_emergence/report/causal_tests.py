@@ -10,7 +10,7 @@ from moe_emergence.report.plain_names import intervention_words
 EVERYTHING = "moe-emergence analyze RUNS --all"
 
 
-def tested(tables: Tables) -> Iterator[str]:
+def causal_tests(tables: Tables) -> Iterator[str]:
     """What was made, and what is to be had besides; nothing where no causal test was."""
     for scope in tables.scope if tables.knockouts else ():
         if scope == ALL:
