@@ -67,7 +67,6 @@ def test_every_layer_is_said_something_of(finished: Path) -> None:
     rows = {name: table["rows"] for name, table in summary["tables"].items()}
     made = (
         "knockouts",
-        "doses",
         "similarity",
         "router_geometry",
         "expert_measures",
@@ -82,14 +81,20 @@ def test_every_layer_is_said_something_of(finished: Path) -> None:
     page = (finished / "report.html").read_text("utf-8")
     assert page.count("Collapse: ") == 4 * len(set(_layers(finished)))
     assert "Causal tests were not made" not in page
+    assert not any(rows[name] for name in ("doses", "regret", "retention", "transplants"))
+    assert "moe-emergence analyze RUNS --all adds" in page
 
 
 def test_a_run_alone_is_analysed_and_reported(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = finished / "top2" / "seed-42"
     assert cli.main(["analyze", str(run)]) == 0
     assert "top2, seed 42, layer" in capsys.readouterr().out
+    assert cli.main(["analyze", str(run), "--all"]) == 0
+    assert "Causal tests: all of them" in " ".join(capsys.readouterr().out.split())
     assert cli.main(["report", str(run)]) == 0
-    assert (run / "report.html").exists()
+    page = (run / "report.html").read_text("utf-8")
+    assert "Causal tests: all of them" in page
+    assert "<dt>Retention</dt>" in page
 
 
 def _layers(finished: Path) -> list[int]:
