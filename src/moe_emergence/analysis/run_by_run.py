@@ -16,15 +16,11 @@ from moe_emergence.analysis.scope import QUICK, Scope
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.errors import AnalysisError
 from moe_emergence.interrupt import ignored_interrupts, stop_if_asked, stop_requests
+from moe_emergence.training.runtime import processors
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _worker: dict[str, Any] = {}
 """What a process beside others was given when it began: `data`, and `heard`, the queue of progress."""
-
-
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measures_of_runs(

@@ -23,10 +23,10 @@ def run(arguments: Sequence[str]) -> None:
 
     from moe_emergence.analysis.export import FOLDER
     from moe_emergence.analysis.reading import read_given
-    from moe_emergence.analysis.run_by_run import processors
     from moe_emergence.analysis.scope import ALL, QUICK
     from moe_emergence.analysis.stored import analysed
     from moe_emergence.tracking.console import StageConsole
+    from moe_emergence.training.runtime import processors
 
     with stop_requests(), StageConsole() as progress:
         suite = read_given(folders, out)

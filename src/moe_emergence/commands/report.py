@@ -41,9 +41,9 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _page(folders: Sequence[Path], out: Path | None) -> Path:
-    from moe_emergence.analysis.run_by_run import processors
     from moe_emergence.report.page import report_of
     from moe_emergence.tracking.console import StageConsole
+    from moe_emergence.training.runtime import processors
 
     with StageConsole() as progress:
         return report_of(*folders, out=out, progress=progress, workers=processors())
@@ -51,9 +51,9 @@ def _page(folders: Sequence[Path], out: Path | None) -> Path:
 
 def _analysed(folders: Sequence[Path], out: Path | None) -> "tuple[Suite, Tables]":
     from moe_emergence.analysis.reading import read_given
-    from moe_emergence.analysis.run_by_run import processors
     from moe_emergence.analysis.stored import analysed
     from moe_emergence.tracking.console import StageConsole
+    from moe_emergence.training.runtime import processors
 
     suite = read_given(folders, out)
     with StageConsole() as progress:

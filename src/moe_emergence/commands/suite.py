@@ -118,10 +118,10 @@ def carry_out(order: Order) -> None:
 def close(folder: Path, *, quiet: bool = False) -> None:
     """Measure; write the tables and the page; print what came out and where it is."""
     from moe_emergence.analysis.reading import read_suite
-    from moe_emergence.analysis.run_by_run import processors
     from moe_emergence.analysis.stored import analysed
     from moe_emergence.report.page import write_report
     from moe_emergence.tracking.console import StageConsole
+    from moe_emergence.training.runtime import processors
 
     suite = read_suite(folder)
     with StageConsole(quiet=quiet) as progress:

@@ -25,7 +25,7 @@ from moe_emergence.tracking.console import RunConsole
 from moe_emergence.training.engine import Engine
 from moe_emergence.training.loop import RunSummary, train
 from moe_emergence.training.run_directory import CONFIG, RunDirectory, is_used, write_json
-from moe_emergence.training.runtime import choose_device
+from moe_emergence.training.runtime import choose_device, processors
 from moe_emergence.training.start import check_fits, refuse_changes
 
 SUITE = "suite.json"
@@ -78,10 +78,7 @@ def usual_workers(suite: Suite, seeds: int) -> int:
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     if launched or config.base != EMBEDDED or choose_device(config.execution.device).type != "cpu":
         return 1
-    return min(
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        len(suite.arms) * seeds,
-    )
+    return min(processors(), len(suite.arms) * seeds)
 
 
 def _one_after_another(
