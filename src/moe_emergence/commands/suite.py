@@ -38,6 +38,7 @@ def command() -> Command:
     suite = Command("suite", "Train the arms of a suite; the same command continues it. Fields apply to every arm.")
     suite.position("suite", f"its name: {', '.join(SUITES)}")
     add_run_options(suite, None)
+    suite.option("arms", str | None, None, "some of its arms alone, as in dense,moe")
     suite.option("corpus", str | None, None, "the same as --data.corpus: embedded, or a folder with a file a domain")
     suite.flag("dry-run", "print parameters, memory and FLOPs of each arm, and stop")
     suite.fields(field for field in fields_of(RunConfig) if field.name not in ARMS_OWN)
@@ -59,7 +60,9 @@ def add_run_options(command: Command, out: str | None) -> None:
 def run(arguments: Sequence[str]) -> None:
     """Train the suite, or print what it would cost."""
     given = command().parse(arguments)
-    suite = suite_named(given["suite"]).override(changes(given))
+    suite = suite_named(given["suite"])
+    suite = suite if given["arms"] is None else suite.only(given["arms"].split(","))
+    suite = suite.override(changes(given))
     order = order_of(suite, given, shlex.join(["moe-emergence", "suite", *arguments]))
     if given["dry_run"]:
         _print_costs(suite)

@@ -2,7 +2,7 @@
 
 import difflib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -96,6 +96,17 @@ class Suite:
         if name not in found:
             raise ConfigError(f"suite {self.name} has no arm {name!r}; its arms are {', '.join(found)}")
         return found[name]
+
+    def only(self, names: Sequence[str]) -> "Suite":
+        """The suite with these arms alone, in its own order; an arm whose baseline is left out is compared with none.
+
+        Raises:
+            ConfigError: there is no such arm; names those that there are.
+        """
+        wanted = {self.arm(name).name for name in names}
+        kept = [arm for arm in self.arms if arm.name in wanted]
+        arms = tuple(arm if arm.baseline in wanted else replace(arm, baseline=None) for arm in kept)
+        return replace(self, arms=arms)
 
     def changes(self, arm: Arm) -> dict[str, tuple[Any, Any]]:
         """Dotted field to (baseline's value, this arm's), for every field in which the two differ."""

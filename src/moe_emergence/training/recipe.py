@@ -26,7 +26,7 @@ class BaseRecipe:
     plateau_gain: float = 0.01
     """Nats of dev loss, domains weighted as in the mix; the constant phase ends when a plateau window gains less."""
     plateau_tokens: int = 2_000_000
-    max_constant_steps: int = 2900
+    max_constant_steps: int = 2440
     """The constant phase ends with the first evaluation from here on, if not before."""
     decay_share: float = 0.2
     """Steps of the decay, as a share of the constant phase's."""

@@ -94,6 +94,17 @@ def test_the_initialisation_arms_and_what_they_change() -> None:
     assert "other untrained gates of the same start" in suite.note
 
 
+def test_some_arms_alone_keep_their_order_and_lose_a_baseline_that_is_not_there() -> None:
+    suite = nulls().only(["round_robin", "frozen"])
+    assert [(arm.name, arm.baseline) for arm in suite.arms] == [("frozen", None), ("round_robin", None)]
+    assert [(arm.name, arm.baseline) for arm in quickstart().only(["moe", "dense"]).arms] == [
+        ("dense", None),
+        ("moe", "dense"),
+    ]
+    with pytest.raises(ConfigError, match="suite nulls has no arm 'froze'; its arms are moe, frozen"):
+        nulls().only(["froze"])
+
+
 def test_the_null_arms_and_what_they_change() -> None:
     suite = nulls()
     changes = {arm.name: {field: now for field, (_, now) in suite.changes(arm).items()} for arm in suite.arms}
