@@ -22,14 +22,25 @@ from moe_emergence.report.lead import lead
 from moe_emergence.report.numbers import count, plural, seconds
 from moe_emergence.report.page import FIGURES
 from moe_emergence.report.pictures import keep
+from moe_emergence.report.scale_tables import scale_tables
 from moe_emergence.report.shown import TextTable, text_table
 from moe_emergence.report.summary import Summary, suite_summary
 
 BEGIN, END = "<!-- results: made by scripts/write_results.py -->", "<!-- end of results -->"
-EVIDENCE = ("specificity", "token_split", "regret", "equivalence", "matches", "scores")
+EVIDENCE = (
+    "oracle_gains",
+    "onset",
+    "specialists",
+    "specificity",
+    "token_split",
+    "regret",
+    "equivalence",
+    "matches",
+    "scores",
+)
 OMITTED = ("classes",)
 """Sections of figures that are left to the report: half a megabyte each."""
-README_FIGURES = ("specialisation", "load-map-no_lb")
+README_FIGURES = ("information", "load-map-no_lb")
 
 
 def main() -> None:
@@ -88,7 +99,7 @@ def evidence(suite: Suite, tables: Tables, summary: Summary) -> Iterator[str]:
     for said in summary.statements:
         yield f"- **{plain(said.arm)}, seed {said.seed}, layer {said.layer}.** {' '.join(map(plain, said.sentences))}"
     yield ""
-    for made in evidence_tables(suite, tables):
+    for made in (*scale_tables(suite, tables), *evidence_tables(suite, tables)):
         if made.name in EVIDENCE and made.rows:
             yield from markdown(text_table(made))
     yield "## Knock-out matrices\n"

@@ -9,17 +9,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float
 
+from moe_emergence.analysis.causal.specificity import SpecificityDraws, mean_over_seeds_p
 from moe_emergence.analysis.fresh_gates import Gates, fresh_sets, strictest_range
 from moe_emergence.analysis.information import measured_domain_information
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.specialisation import (
-    ALPHA,
     FIRST_CHOICE,
-    LEARNED,
     NOT_LEARNED,
     InformationRow,
     Verdict,
+    learns,
     strictest_p,
+    verdict_of,
 )
 from moe_emergence.analysis.statistics import generator, holm
 from moe_emergence.analysis.traces import Trace, read_trace
@@ -43,13 +44,16 @@ class ArmVerdictRow:
             seeds fixed; corrected_share, low_share, high_share: the three ÷ H(D).
         seed_low, seed_high: the smallest and the largest `corrected` of a seed; lowest_seed, highest_seed: which.
         fresh_low, fresh_high: central 95 % of the mean of fresh gates, one drawn for each seed, on the hidden states of
-            the last step; where the gate started informed, of the set of gates that reaches highest.
+            the last step, where the gate started informed of the set of gates that reaches highest; fresh_start_high:
+            upper end of the same of the first step.
         p_permutation: against permuted labels, after Holm over the arm's layers.
         p_fresh_end, p_fresh_start: against means of fresh gates on the hidden states of the last and of the first
             step, after Westfall and Young over the arm's layers; where the gate started informed, against informed
             gates too, the larger of the two.
-        p_permutation_arms, p_fresh_end_arms, p_fresh_start_arms: the same after `holm_over_arms`.
-        verdict: learned specialisation means that the last three are below 0.05 and that the router has learnt at all.
+        p_specific: that rerouting no expert costs its domain more than others, over the seeds: `mean_over_seeds_p`,
+            after Holm over the arm's layers; None where causal tests were not made in every seed.
+        p_permutation_arms, p_fresh_end_arms, p_fresh_start_arms, p_specific_arms: the same after `holm_over_arms`.
+        verdict: as `specialisation.verdict_of` the last four, and of whether the arm's routers learn.
     """
 
     arm: str
@@ -72,26 +76,34 @@ class ArmVerdictRow:
     highest_seed: int
     fresh_low: float
     fresh_high: float
+    fresh_start_high: float
     p_permutation: float
     p_fresh_end: float
     p_fresh_start: float
+    p_specific: float | None
     p_permutation_arms: float
     p_fresh_end_arms: float
     p_fresh_start_arms: float
+    p_specific_arms: float | None
     verdict: Verdict
 
 
 def arm_verdict_rows(
-    suite: Suite, information: Sequence[InformationRow], last: Mapping[tuple[str, int], Trace]
+    suite: Suite,
+    information: Sequence[InformationRow],
+    last: Mapping[tuple[str, int], Trace],
+    draws: Sequence[SpecificityDraws] = (),
 ) -> tuple[ArmVerdictRow, ...]:
-    """One row an arm and layer that `information_rows` has, over the seeds that have it; `last` holds the last traces.
+    """One row an arm and layer that `information_rows` has, over the seeds that have it; `last` holds the last traces,
+    `draws` what rerouting told of runs at their last step.
 
     Raises:
         AnalysisError: runs of an arm have other documents in their probe set; names both.
     """
-    rows = [row for arm in suite.arms for row in _arm_rows(suite.runs_of(arm.name), information, last)]
-    learn = {run.arm for run in suite.runs if run.config.moe is not None and run.config.moe.router == "learned"}
-    return tuple(_over_arms(rows, learn))
+    steps = {(run.arm, run.seed): run.last_step for run in suite.runs}
+    ended = [row for row in draws if row.step == steps.get((row.arm, row.seed))]
+    rows = [row for arm in suite.arms for row in _arm_rows(suite.runs_of(arm.name), information, last, ended)]
+    return tuple(_over_arms(rows, {run.arm for run in suite.runs if learns(run)}))
 
 
 def fresh_means(
@@ -123,25 +135,52 @@ def holm_over_arms(p_values: Float[np.ndarray, " tests"], arms: Sequence[str]) -
     return adjusted
 
 
-def _over_arms(rows: Sequence[ArmVerdictRow], learn: Collection[str]) -> Iterator[ArmVerdictRow]:
-    """The rows with p-values adjusted for the arms, and the verdict on arms that learn."""
+def _over_arms(rows: Sequence[ArmVerdictRow], learning: Collection[str]) -> Iterator[ArmVerdictRow]:
+    """The rows with p-values adjusted for the arms, and the verdict on them."""
     arms = [row.arm for row in rows]
     chance = holm_over_arms(np.array([row.p_permutation for row in rows]), arms)
     end = holm_over_arms(np.array([row.p_fresh_end for row in rows]), arms)
     start = holm_over_arms(np.array([row.p_fresh_start for row in rows]), arms)
+    specific = _specific_over_arms(rows)
     for place, row in enumerate(rows):
-        learned = row.arm in learn and max(chance[place], end[place], start[place]) < ALPHA
+        against = (chance[place], end[place], start[place])
+        own = specific.get((row.arm, row.layer))
         yield replace(
             row,
             p_permutation_arms=float(chance[place]),
             p_fresh_end_arms=float(end[place]),
             p_fresh_start_arms=float(start[place]),
-            verdict=LEARNED if learned else NOT_LEARNED,
+            p_specific_arms=own,
+            verdict=verdict_of(row.arm in learning, against, own),
         )
 
 
+def _specific_over_arms(rows: Sequence[ArmVerdictRow]) -> dict[tuple[str, int], float]:
+    """(arm, layer) to its adjusted p-value, among those that have one."""
+    tested = {(row.arm, row.layer): row.p_specific for row in rows if row.p_specific is not None}
+    adjusted = holm_over_arms(np.array(list(tested.values())), [arm for arm, _ in tested])
+    return dict(zip(tested, adjusted.tolist(), strict=True))
+
+
+def _specific_p(
+    runs: Sequence[Run], layers: Sequence[int], draws: Sequence[SpecificityDraws]
+) -> dict[int, float | None]:
+    """Layer to the p-value over the runs' seeds, after Holm; None where a run has none."""
+    of_layer = {
+        layer: [row for run in runs for row in draws if (row.arm, row.seed, row.layer) == (run.arm, run.seed, layer)]
+        for layer in layers
+    }
+    if any(len(rows) < len(runs) for rows in of_layer.values()):
+        return dict.fromkeys(layers)
+    adjusted = holm(np.array([mean_over_seeds_p(rows) for rows in of_layer.values()]))
+    return dict(zip(layers, adjusted.tolist(), strict=True))
+
+
 def _arm_rows(
-    runs: Sequence[Run], information: Sequence[InformationRow], last: Mapping[tuple[str, int], Trace]
+    runs: Sequence[Run],
+    information: Sequence[InformationRow],
+    last: Mapping[tuple[str, int], Trace],
+    draws: Sequence[SpecificityDraws],
 ) -> Iterator[ArmVerdictRow]:
     """An arm's layers before anything is adjusted for other arms."""
     measured = [(run, rows) for run in runs if (rows := _final_rows(run, information))]
@@ -157,6 +196,7 @@ def _arm_rows(
     start = _fresh_mean_sets([run for run, _ in measured], [read_trace(run, 0) for run, _ in measured])
     p_chance = holm(np.array([layer.p for layer in found]))
     p_end, p_start = strictest_p(observed, end), strictest_p(observed, start)
+    p_specific = _specific_p([run for run, _ in measured], [layer.layer for layer in ends[0].layers], draws)
     for place, layer in enumerate(found):
         of_seeds = sorted((rows[place].corrected, run.seed) for run, rows in measured)
         fresh = strictest_range(end, place)
@@ -181,12 +221,15 @@ def _arm_rows(
             highest_seed=of_seeds[-1][1],
             fresh_low=fresh.low,
             fresh_high=fresh.high,
+            fresh_start_high=strictest_range(start, place).high,
             p_permutation=float(p_chance[place]),
             p_fresh_end=float(p_end[place]),
             p_fresh_start=float(p_start[place]),
+            p_specific=p_specific[ends[0].layers[place].layer],
             p_permutation_arms=float(p_chance[place]),
             p_fresh_end_arms=float(p_end[place]),
             p_fresh_start_arms=float(p_start[place]),
+            p_specific_arms=p_specific[ends[0].layers[place].layer],
             verdict=NOT_LEARNED,
         )
 

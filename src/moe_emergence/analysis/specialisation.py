@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from moe_emergence.analysis.causal.interventions import NEXT
+from moe_emergence.analysis.causal.specificity import SpecificityRow
 from moe_emergence.analysis.fresh_gates import fresh_sets, strictest_range
 from moe_emergence.analysis.information import fresh_gate_values, measured_domain_information
 from moe_emergence.analysis.records import Counts, Run, Suite
@@ -21,9 +23,15 @@ Counted = Literal["slots", "first choice"]
 SLOTS: Counted = "slots"
 FIRST_CHOICE: Counted = "first choice"
 """All k assignments of a token, or its most probable expert alone; for top-1 they are the same, kept as the latter."""
-Verdict = Literal["learned specialisation", "no evidence of learned specialisation"]
+Verdict = Literal[
+    "learned specialisation",
+    "no evidence of learned specialisation",
+    "learned domain information, experts not tested",
+]
 LEARNED: Verdict = "learned specialisation"
 NOT_LEARNED: Verdict = "no evidence of learned specialisation"
+UNTESTED: Verdict = "learned domain information, experts not tested"
+"""Beyond both nulls, where no causal test was made that could say whether experts matter to their domains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +91,9 @@ class VerdictRow:
             too, the larger of the two.
         fresh_end_high, fresh_start_high: upper end of the central 95 % of those gates, of the set that reaches highest,
             bits.
-        verdict: learned specialisation means that all three are below 0.05 and that the router has learnt at all: a
-            hash of the token's id beats both nulls and has learnt nothing.
+        p_specific: that no expert's rerouting costs one domain more than others, `SpecificityRow.p_holm` of this layer;
+            None where causal tests were not made.
+        verdict: as `verdict_of` these p-values and of whether the router learns.
     """
 
     arm: str
@@ -96,6 +105,7 @@ class VerdictRow:
     p_fresh_start: float
     fresh_end_high: float
     fresh_start_high: float
+    p_specific: float | None
     verdict: Verdict
 
     @property
@@ -114,9 +124,27 @@ def information_rows(suite: Suite) -> tuple[InformationRow, ...]:
     return tuple(row for run in suite.runs for row in _information_rows(run))
 
 
-def verdict_rows(suite: Suite, information: Sequence[InformationRow]) -> tuple[VerdictRow, ...]:
+def verdict_rows(
+    suite: Suite, information: Sequence[InformationRow], specificity: Sequence[SpecificityRow] = ()
+) -> tuple[VerdictRow, ...]:
     """One row a run and layer that `information_rows` has; the traces add how fresh gates go together over layers."""
-    return tuple(row for run in suite.runs for row in _verdict_rows(run, information))
+    return tuple(row for run in suite.runs for row in _verdict_rows(run, information, specificity))
+
+
+def verdict_of(learns: bool, information: Sequence[float], specific: float | None) -> Verdict:
+    """Learned specialisation where the router learns, every p-value of `information` is below 0.05, and so is
+    `specific`, without which (None) it is not tested. A hash of the token's id beats both nulls and has learnt nothing;
+    experts that tell a domain and are missed by none are labels, not specialists."""
+    if not learns or max(information) >= ALPHA:
+        return NOT_LEARNED
+    if specific is None:
+        return UNTESTED
+    return LEARNED if specific < ALPHA else NOT_LEARNED
+
+
+def learns(run: Run) -> bool:
+    """Whether the run has experts and a router whose gate is trained."""
+    return run.config.moe is not None and run.config.moe.router == "learned"
 
 
 def measurable(trace: Trace) -> bool:
@@ -174,7 +202,9 @@ def _information_row(run: Run, trace: Trace, layer: LayerTrace, counted: Counted
     )
 
 
-def _verdict_rows(run: Run, information: Sequence[InformationRow]) -> Iterator[VerdictRow]:
+def _verdict_rows(
+    run: Run, information: Sequence[InformationRow], specificity: Sequence[SpecificityRow]
+) -> Iterator[VerdictRow]:
     rows = [
         row
         for row in information
@@ -186,9 +216,13 @@ def _verdict_rows(run: Run, information: Sequence[InformationRow]) -> Iterator[V
     start, end = (fresh_sets(run, read_trace(run, step)) for step in (0, run.last_step))
     p_chance = holm(np.array([row.p_permutation for row in rows]))
     p_start, p_end = strictest_p(observed, start), strictest_p(observed, end)
-    learns = run.config.moe is not None and run.config.moe.router == "learned"
+    specific = {
+        row.layer: row.p_holm
+        for row in specificity
+        if (row.arm, row.seed, row.step, row.intervention) == (run.arm, run.seed, run.last_step, NEXT)
+    }
     for place, row in enumerate(rows):
-        learned = learns and max(p_chance[place], p_start[place], p_end[place]) < ALPHA
+        against = (p_chance[place], p_start[place], p_end[place])
         yield VerdictRow(
             arm=run.arm,
             seed=run.seed,
@@ -199,7 +233,8 @@ def _verdict_rows(run: Run, information: Sequence[InformationRow]) -> Iterator[V
             p_fresh_start=float(p_start[place]),
             fresh_end_high=strictest_range(end, place).high,
             fresh_start_high=strictest_range(start, place).high,
-            verdict=LEARNED if learned else NOT_LEARNED,
+            p_specific=specific.get(row.layer),
+            verdict=verdict_of(learns(run), against, specific.get(row.layer)),
         )
 
 

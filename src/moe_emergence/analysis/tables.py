@@ -13,6 +13,7 @@ from moe_emergence.analysis.balance import RoutingRow, first_choice_rows, routin
 from moe_emergence.analysis.causal.effects import DoseRow, KnockoutRow
 from moe_emergence.analysis.causal.regret import RegretRow
 from moe_emergence.analysis.causal.retention import RetentionRow
+from moe_emergence.analysis.causal.specialists import SpecialistRow
 from moe_emergence.analysis.causal.specificity import SpecificityRow
 from moe_emergence.analysis.causal.transplant import TransplantRow
 from moe_emergence.analysis.coactivation import CoactivationRow
@@ -49,6 +50,8 @@ from moe_emergence.analysis.locality import LocalityRow
 from moe_emergence.analysis.losses import ArmRow, RunRow, arm_rows, run_rows
 from moe_emergence.analysis.match_rows import MatchRow, seed_match_rows
 from moe_emergence.analysis.measures import Progress, silent
+from moe_emergence.analysis.onset import OnsetRow, onset_rows
+from moe_emergence.analysis.oracle import OracleGainRow, oracle_gain_rows
 from moe_emergence.analysis.origins import AuditRow, ReceiptRow, audit_rows, receipt_rows
 from moe_emergence.analysis.paths import PathInformationRow, PathRow
 from moe_emergence.analysis.records import Source, Suite
@@ -103,6 +106,8 @@ class Tables:
     sources: tuple[Source, ...]
     format_audit: tuple[AuditRow, ...]
     costs: tuple[CostRow, ...]
+    oracle_gains: tuple[OracleGainRow, ...] = ()
+    onset: tuple[OnsetRow, ...] = ()
     class_coverage: tuple[ClassCoverageRow, ...] = ()
     token_split: tuple[TokenSplitRow, ...] = ()
     lift: tuple[LiftRow, ...] = ()
@@ -123,6 +128,7 @@ class Tables:
     information_equivalence: tuple[InformationEquivalenceRow, ...] = ()
     knockouts: tuple[KnockoutRow, ...] = ()
     specificity: tuple[SpecificityRow, ...] = ()
+    specialists: tuple[SpecialistRow, ...] = ()
     doses: tuple[DoseRow, ...] = ()
     regret: tuple[RegretRow, ...] = ()
     retention: tuple[RetentionRow, ...] = ()
@@ -146,10 +152,11 @@ def make_tables(suite: Suite, progress: Progress = silent, scope: Scope = QUICK,
         check_traces(run, data)
     classes = probe_classes(data, routed[0]) if data is not None else {}
     measures = measures_of_runs(suite.runs, data, progress, scope, workers) if data is not None else {}
+    draws = measures.pop("specificity_draws", [])
     information = information_rows(suite)
     return Tables(
-        arm_verdicts=arm_verdict_rows(suite, information, last),
-        verdicts=verdict_rows(suite, information),
+        arm_verdicts=arm_verdict_rows(suite, information, last, draws),
+        verdicts=verdict_rows(suite, information, measures.get("specificity", ())),
         information=information,
         information_changes=information_change_rows(suite, last),
         information_differences=information_difference_rows(suite, last),
@@ -170,6 +177,8 @@ def make_tables(suite: Suite, progress: Progress = silent, scope: Scope = QUICK,
         sources=suite.runs[0].manifest.data.sources if suite.runs else (),
         format_audit=audit_rows(suite),
         costs=cost_rows(suite),
+        oracle_gains=oracle_gain_rows(suite),
+        onset=onset_rows(information),
         class_coverage=class_coverage_rows(classes),
         matches=seed_match_rows(suite, last),
         equivalence=equivalence_rows(suite),

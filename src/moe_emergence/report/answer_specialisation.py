@@ -81,7 +81,7 @@ def _numbers(rows: Sequence[ArmVerdictRow]) -> str:
     whole = f"all there is to know of its domain (H(D) = {loss(rows[0].maximum)} bits)"
     return (
         f"A token's expert tells {told} of {whole}; {untrained(rows)} reach {fresh}, documents with permuted domains "
-        f"{permuted}. {_largest(rows)}."
+        f"{permuted}. {_largest(rows)}. {_specific(rows)}."
     )
 
 
@@ -89,6 +89,15 @@ def _largest(rows: Sequence[ArmVerdictRow]) -> str:
     """The p-value that decides, of each layer."""
     told = listed([f"{p_value(largest_p(row))} in layer {row.layer}" for row in rows])
     return f"Adjusted for layers and arms, the largest p-value against these is {told}"
+
+
+def _specific(rows: Sequence[ArmVerdictRow]) -> str:
+    """Whether experts matter to their domains, of each layer."""
+    tested = [(row.layer, row.p_specific_arms) for row in rows if row.p_specific_arms is not None]
+    if not tested:
+        return "What rerouting experts costs was not measured in every run, without which none is called specialised"
+    told = listed([f"{p_value(p)} in layer {layer}" for layer, p in tested])
+    return f"That rerouting no expert costs its own domain more than the others has a p-value of {told}"
 
 
 def untrained(rows: Sequence[ArmVerdictRow]) -> str:

@@ -114,11 +114,13 @@ def mean_line(lines: Sequence[tuple[list[int], list[float]]]) -> tuple[list[int]
     return shared, [float(np.mean([table[step] for table in tables])) for step in shared]
 
 
-def add_legend(figure: Figure, axes: Any, legend: Legend, drawn: set[str]) -> None:
-    """The arms that are drawn, below the panels."""
+def add_legend(
+    figure: Figure, axes: Any, legend: Legend, drawn: set[str], others: Mapping[str, Any] | None = None
+) -> None:
+    """The arms that are drawn, below the panels, then `others`: name to handle."""
     arms = [arm for arm in legend.arms if arm in drawn]
-    handles = [axes[0].plot([], [], **legend.styles()[arm])[0] for arm in arms]
-    figure.legend(handles, [label(arm) for arm in arms], loc="outside lower left", ncols=_columns(len(arms)))
+    handles = {label(arm): axes[0].plot([], [], **legend.styles()[arm])[0] for arm in arms} | dict(others or {})
+    figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=_columns(len(handles)))
 
 
 def _columns(entries: int) -> int:

@@ -41,7 +41,8 @@ def specialisation_marks(
     """One panel a layer, one row an arm and seed: I(E;D) as a share of H(D) beside both nulls, where 0 is chance.
 
     Args:
-        last, first: rows of each run's last and first trace, whose fresh gates are drawn; filled marks beat both nulls.
+        last, first: rows of each run's last and first trace, whose fresh gates are drawn; marks of runs with a verdict
+            of learned specialisation are filled.
     """
     layers = sorted({row.layer for row in last})
     seeds = len({row.seed for row in last})
@@ -82,8 +83,8 @@ def _specialisation_mark(
 
 def _specialisation_legend(figure: Figure, begun: Mapping[Any, Any]) -> None:
     handles: dict[str, Any] = {
-        "run alone beats both nulls": Line2D([], [], color="#444444", marker="o", markersize=5),
-        "run alone does not": Line2D([], [], color="#444444", marker="o", markersize=5, markerfacecolor="white"),
+        "run alone: specialised": Line2D([], [], color="#444444", marker="o", markersize=5),
+        "run alone: not shown": Line2D([], [], color="#444444", marker="o", markersize=5, markerfacecolor="white"),
         "permuted documents": Patch(color=PERMUTED),
         "fresh gates, last step": Patch(color=FRESH_LAST),
     }

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from moe_emergence.analysis.records import Suite
-from moe_emergence.analysis.specialisation import FIRST_CHOICE
+from moe_emergence.analysis.specialisation import FIRST_CHOICE, learns
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer_loss import differences_shown, loss_difference_finding
 from moe_emergence.report.curves import Legend
@@ -13,9 +13,9 @@ from moe_emergence.report.estimates import information_difference_forest, loss_d
 from moe_emergence.report.information_curves import information_curves
 from moe_emergence.report.numbers import GAP, count, plural
 from moe_emergence.report.verdicts import (
+    emergence_finding,
     final_information,
     information_difference_finding,
-    information_finding,
     specialisation_finding,
 )
 from moe_emergence.training.neighbour import FRESH_GATES
@@ -24,7 +24,7 @@ INTERVALS = f"Lines through marks: 95{GAP}% intervals over documents."
 
 
 def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
-    """The key picture, the same over training, and the differences between arms."""
+    """How it emerges, how it ends beside both nulls, and the differences between arms."""
     legend = legend_of(suite)
     last = final_information(tables)
     if not last:
@@ -32,32 +32,39 @@ def specialisation_drawings(suite: Suite, tables: Tables) -> Iterator[Drawing]:
     rows = [row for row in tables.information if row.counted == FIRST_CHOICE]
     begun = min(row.step for row in rows)
     sample = f"n = {plural(last[0].documents, 'document')}, {count(last[0].tokens)} tokens"
-    scale = f"100{GAP}%: the expert tells the domain for certain; 0: no more than few documents show by chance"
+    averaged = ", mean over an arm's seeds" if len(suite.seeds) > 1 else ""
+    scale = (
+        f"100{GAP}%: the expert tells the domain for certain, as routing by domain does; 0: no more than few documents "
+        "show by chance"
+    )
+    learning = sorted({run.arm for run in suite.runs if learns(run)})
+    yield Drawing(
+        name="information",
+        section="answer",
+        tables=("information", "onset"),
+        title=emergence_finding(tables, learning),
+        reading=(
+            f"How much a token's first expert tells of its domain, I(E;D), over training, at "
+            f"{plural(len({row.step for row in rows}), 'traced step')}; {scale}. Grey: what "
+            f"untrained gates reach on the hidden states of the first or the last step (central 95{GAP}%{averaged}), "
+            f"which separate domains too. {sample}."
+        ),
+        make=partial(information_curves, rows, legend, learning),
+    )
     yield Drawing(
         name="specialisation",
         section="answer",
         tables=("information", "arm_verdicts", "verdicts"),
         title=specialisation_finding(tables),
         reading=(
-            f"How much a token's first expert tells of its domain, I(E;D), at the last step; {scale}. {INTERVALS} A "
+            f"The same at the last step; {scale}. {INTERVALS} A "
             "router has learned to tell domains apart where its mark is beyond both kinds of bar, permuted documents "
             f"(black) and {FRESH_GATES} untrained gates on the same hidden states (grey), which separate domains too; "
-            "filled where that holds of the run alone, adjusted for its layers. The verdict is on the mean of an arm's "
-            f"seeds, adjusted for layers and arms too. Bars: central 95{GAP}%. Probe set, {sample}."
+            "filled where that holds of the run alone and rerouting some expert costs its own domain more than the "
+            "others, adjusted for layers. The verdict is on the mean of an arm's seeds, adjusted for arms too. Bars: "
+            f"central 95{GAP}%. Probe set, {sample}."
         ),
         make=partial(specialisation_marks, last, [row for row in rows if row.step == begun], tables.verdicts, legend),
-    )
-    yield Drawing(
-        name="information",
-        section="specialisation",
-        tables=("information",),
-        title=information_finding(tables),
-        reading=(
-            f"The same over training, from the traces at {plural(len({row.step for row in rows}), 'step')}, as % of "
-            "H(D). Grey band: permuted documents. Pale bars beside the first and the last step: untrained gates on "
-            f"the hidden states of that step (central 95{GAP}%). {sample}."
-        ),
-        make=partial(information_curves, rows, legend),
     )
     if tables.information_differences:
         differences = tables.information_differences

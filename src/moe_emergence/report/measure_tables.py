@@ -58,12 +58,15 @@ def arm_verdicts_table(tables: Tables) -> PageTable:
         Column(title="of seed", field="highest_seed", show=str),
         Column(title="as counted", field="plug_in", show=n.loss),
         Column(title="fresh gates' mean, last step, up to", field="fresh_high", show=n.loss),
+        Column(title="first step, up to", field="fresh_start_high", show=n.loss),
         Column(title="p, permuted documents", field="p_permutation", show=n.p_value),
         Column(title="p, permuted documents, over arms", field="p_permutation_arms", show=n.p_value),
         Column(title="p, fresh gates, last step", field="p_fresh_end", show=n.p_value),
         Column(title="p, fresh gates, last step, over arms", field="p_fresh_end_arms", show=n.p_value),
         Column(title="p, fresh gates, first step", field="p_fresh_start", show=n.p_value),
         Column(title="p, fresh gates, first step, over arms", field="p_fresh_start_arms", show=n.p_value),
+        Column(title="p, rerouting", field="p_specific", show=n.p_value),
+        Column(title="p, rerouting, over arms", field="p_specific_arms", show=n.p_value),
         SEEDS,
         DOCUMENTS,
     ]
@@ -84,6 +87,7 @@ def verdicts_table(suite: Suite, tables: Tables) -> PageTable:
         Column(title="p, fresh gates, last step", field="p_fresh_end", show=n.p_value),
         Column(title="fresh gates, first step, up to", field="fresh_start_high", show=n.loss),
         Column(title="p, fresh gates, first step", field="p_fresh_start", show=n.p_value),
+        Column(title="p, rerouting", field="p_specific", show=n.p_value),
     ]
     title = "Verdicts on single runs at the last step, first choice; p adjusted for the layers of the run alone"
     return make_table("verdicts", title, tables.verdicts, columns)

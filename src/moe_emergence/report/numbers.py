@@ -30,6 +30,12 @@ def difference_interval(value: float, low: float, high: float) -> str:
     return f"{difference(value)} [{minus(low, 4)}, {minus(high, 4)}]"
 
 
+def magnitude_interval(value: float, low: float, high: float) -> str:
+    """A difference whose interval leaves out 0 and whose sign words tell: `0.0031 [0.0002, 0.0060]` of −0.0031."""
+    small, large = sorted((abs(low), abs(high)))
+    return f"{minus(abs(value), 4)} [{minus(small, 4)}, {minus(large, 4)}]"
+
+
 def percent_interval(share: float, low: float, high: float) -> str:
     """A share with its interval, all per cent: `8.4 % [7.1, 9.6]`."""
     places = _percent_places(share, low, high)

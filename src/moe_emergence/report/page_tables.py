@@ -7,6 +7,7 @@ from moe_emergence.report.arms_compared import arms_table
 from moe_emergence.report.evidence_tables import evidence_tables
 from moe_emergence.report.measure_tables import measure_tables
 from moe_emergence.report.routing_tables import routing_tables
+from moe_emergence.report.scale_tables import scale_tables
 from moe_emergence.report.shown import Column, PageTable, make_table
 
 
@@ -17,6 +18,7 @@ def page_tables(suite: Suite, tables: Tables) -> dict[str, PageTable]:
         runs_table(suite, tables),
         *routing_tables(suite, tables),
         *measure_tables(suite, tables),
+        *scale_tables(suite, tables),
         *evidence_tables(suite, tables),
         _receipts_table(tables),
         _sources_table(tables),

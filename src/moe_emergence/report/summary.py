@@ -31,8 +31,9 @@ _ARM_VERDICTS = (
     "p_permutation_arms",
     "p_fresh_end_arms",
     "p_fresh_start_arms",
+    "p_specific_arms",
 )
-_VERDICTS = ("arm", "seed", "layer", "verdict", "p_permutation", "p_fresh_end", "p_fresh_start")
+_VERDICTS = ("arm", "seed", "layer", "verdict", "p_permutation", "p_fresh_end", "p_fresh_start", "p_specific")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Summary:
 
     Attributes:
         warning: that the runs are too short for conclusions; None when they are not.
-        lead: the page's first three sentences; alerts: what must not be missed.
+        lead: the page's first sentences; alerts: what must not be missed.
         sentences: the answer box of the page, one finding each, alerts included.
         curves: what moved over training; going: the same of runs still going, so far.
         tested: which causal tests were made, and how the others are.

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from planted_measures import row_of
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from synthetic_suite import PlantedArm, PlantedSuite, spread, write_suite
 
 from moe_emergence.analysis.arm_verdicts import arm_verdict_rows, fresh_means, holm_over_arms
+from moe_emergence.analysis.causal.specificity import SpecificityDraws, SpecificityRow
 from moe_emergence.analysis.information import domain_information
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import Suite
-from moe_emergence.analysis.specialisation import information_rows, verdict_rows
+from moe_emergence.analysis.specialisation import UNTESTED, information_rows, verdict_rows
 from moe_emergence.analysis.statistics import holm
 from moe_emergence.analysis.traces import read_trace
 from moe_emergence.config import MoEConfig
@@ -32,9 +34,19 @@ def written(folder: Path, *arms: PlantedArm, seeds: tuple[int, ...] = (42, 43, 4
     return read_suite(write_suite(folder, PlantedSuite(arms=arms, seeds=seeds, steps=4, looks=(0, 4))))
 
 
-def rows_of(suite: Suite):
+def drawn(suite: Suite, value: float = 1.0, layers: tuple[int, ...] = (2, 3)) -> list[SpecificityDraws]:
+    """What rerouting told of every run: `value`, where dealt domains give 0 to 0.998."""
+    null = tuple(number / 1000 for number in range(999))
+    return [
+        SpecificityDraws(arm=run.arm, seed=run.seed, step=run.last_step, layer=layer, mean_value=value, null=null)
+        for run in suite.runs
+        for layer in layers
+    ]
+
+
+def rows_of(suite: Suite, draws: list[SpecificityDraws] | None = None):
     last = {(run.arm, run.seed): read_trace(run, run.last_step) for run in suite.runs}
-    return arm_verdict_rows(suite, information_rows(suite), last)
+    return arm_verdict_rows(suite, information_rows(suite), last, drawn(suite) if draws is None else draws)
 
 
 def test_planted_routing_by_domain_is_found_and_nothing_is_not(tmp_path: Path) -> None:
@@ -68,11 +80,15 @@ def test_the_estimate_is_the_mean_over_seeds_with_the_lowest_and_the_highest(tmp
 def test_of_one_seed_it_is_the_verdict_of_the_run(tmp_path: Path) -> None:
     suite = written(tmp_path, arm("only", 0.55 * SPECIALISTS + 0.45 / 8, 0.8), seeds=(42,))
     information = information_rows(suite)
-    runs = verdict_rows(suite, information)
+    causes = [
+        row_of(SpecificityRow, arm="only", seed=42, step=4, layer=layer, intervention="next", p_holm=0.002)
+        for layer in (2, 3)
+    ]
+    runs = verdict_rows(suite, information, causes)
     for row, run, known in zip(rows_of(suite), runs, [i for i in information if i.step == 4], strict=True):
         assert (row.layer, row.seeds, row.verdict) == (run.layer, 1, run.verdict)
-        assert (row.p_permutation, row.p_fresh_end, row.p_fresh_start) == pytest.approx(
-            (run.p_permutation, run.p_fresh_end, run.p_fresh_start)
+        assert (row.p_permutation, row.p_fresh_end, row.p_fresh_start, row.p_specific) == pytest.approx(
+            (run.p_permutation, run.p_fresh_end, run.p_fresh_start, run.p_specific)
         )
         assert row.fresh_high == pytest.approx(run.fresh_end_high)
         assert (row.plug_in, row.corrected, row.low, row.high) == pytest.approx(
@@ -96,11 +112,54 @@ def test_seeds_with_other_documents_are_refused(tmp_path: Path) -> None:
         arm_verdict_rows(suite, information_rows(suite), last)
 
 
-def test_a_router_that_does_not_learn_has_learned_nothing(tmp_path: Path) -> None:
-    frozen = replace(arm("frozen", SPECIALISTS), moe=MoEConfig(router="frozen"))
-    for row in rows_of(written(tmp_path, frozen, seeds=(42, 43))):
-        assert max(row.p_permutation_arms, row.p_fresh_end_arms, row.p_fresh_start_arms) < 0.05
+@pytest.mark.parametrize("router", ["frozen", "hash", "round_robin", "domain"])
+def test_a_router_that_does_not_learn_has_learned_nothing(router: str, tmp_path: Path) -> None:
+    assigned = replace(arm("assigned", SPECIALISTS), moe=MoEConfig(router=router))
+    suite = written(tmp_path, assigned, seeds=(42, 43))
+    for row in rows_of(suite):
+        assert max(row.p_permutation_arms, row.p_fresh_end_arms, row.p_fresh_start_arms, row.p_specific_arms) < 0.05
         assert row.verdict == "no evidence of learned specialisation"
+    assert {row.verdict for row in rows_of(suite, [])} == {"no evidence of learned specialisation"}
+
+
+def test_experts_that_matter_to_no_domain_are_no_specialists(tmp_path: Path) -> None:
+    """In layer 3 none is missed by its own domain more than by others."""
+    suite = written(tmp_path, arm("learned", SPECIALISTS), arm("other", SPECIALISTS))
+    rows = rows_of(suite, drawn(suite, layers=(2,)) + drawn(suite, value=0.5, layers=(3,)))
+    assert [(row.layer, row.verdict) for row in rows] == 2 * [
+        (2, "learned specialisation"), (3, "no evidence of learned specialisation"),
+    ]  # fmt: skip
+    assert [row.p_specific for row in rows] == pytest.approx(2 * [0.002, 0.5])
+    assert [row.p_specific_arms for row in rows] == pytest.approx(2 * [0.004, 1.0])
+
+
+@pytest.mark.parametrize("missing", ["all", "one seed", "an earlier step"])
+def test_what_was_not_tested_is_not_called_specialised(missing: str, tmp_path: Path) -> None:
+    suite = written(tmp_path, arm("learned", SPECIALISTS), arm("nothing", np.full((3, 8), 1 / 8)))
+    draws = [row for row in drawn(suite) if row.seed != 43]
+    rest = [replace(row, step=row.step - (missing == "an earlier step")) for row in drawn(suite) if row.seed == 43]
+    given = {"all": [], "one seed": draws, "an earlier step": draws + rest}[missing]
+    rows = rows_of(suite, given)
+    assert [row.verdict for row in rows] == 2 * ["learned domain information, experts not tested"] + 2 * [
+        "no evidence of learned specialisation"
+    ]
+    assert {(row.p_specific, row.p_specific_arms) for row in rows} == {(None, None)}
+    assert rows_of(suite)[0].verdict == "learned specialisation"
+
+
+def test_a_single_run_needs_both_too(tmp_path: Path) -> None:
+    suite = written(tmp_path, arm("only", SPECIALISTS), seeds=(42,))
+    information = information_rows(suite)
+
+    def verdicts(**known: object) -> list[str]:
+        cause = {"arm": "only", "seed": 42, "step": 4, "intervention": "next", "p_holm": 0.01} | known
+        rows = [row_of(SpecificityRow, layer=layer, **cause) for layer in (2, 3)]
+        return [row.verdict for row in verdict_rows(suite, information, rows)]
+
+    assert verdicts() == 2 * ["learned specialisation"]
+    assert verdicts(p_holm=0.05) == 2 * ["no evidence of learned specialisation"]
+    for other in ({"step": 0}, {"intervention": "ancestor"}, {"seed": 43}):
+        assert verdicts(**other) == 2 * ["learned domain information, experts not tested"]
 
 
 def test_nothing_is_said_without_experts_or_domains_to_tell_apart(tmp_path: Path) -> None:
@@ -162,7 +221,7 @@ def test_an_informed_start_is_learned_only_beyond_informed_gates(tmp_path: Path,
         assert all(row.fresh_high > by_arm["plain"][0].fresh_high for row in by_arm[name]), "the stricter set's end"
     single = verdict_rows(suite, information_rows(suite))
     assert {row.verdict for row in single if row.arm == "given"} == {"no evidence of learned specialisation"}
-    assert {row.verdict for row in single if row.arm == "further"} == {"learned specialisation"}
+    assert {row.verdict for row in single if row.arm == "further"} == {UNTESTED}, "runs that were not rerouted"
 
 
 def test_an_informed_start_without_informed_gates_is_refused(tmp_path: Path) -> None:

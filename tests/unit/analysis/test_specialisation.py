@@ -46,12 +46,12 @@ def test_a_frozen_random_router_is_above_the_permutation_null_and_not_above_fres
         assert row.information < min(row.fresh_end_high, row.fresh_start_high)
 
 
-def test_planted_specialisation_is_found(tmp_path: Path) -> None:
+def test_planted_domain_information_is_found(tmp_path: Path) -> None:
     tables = tables_of(tmp_path, planted(SPECIALISTS, fresh=0.3))
     for row in tables.verdicts:
         assert row.above_permutation
         assert row.above_fresh
-        assert row.verdict == "learned specialisation"
+        assert row.verdict == "learned domain information, experts not tested", "the planted run has no checkpoint"
         assert row.information > max(row.fresh_end_high, row.fresh_start_high)
 
 

@@ -17,6 +17,8 @@ from moe_emergence.analysis.comparisons import (
 from moe_emergence.analysis.costs import cost_rows
 from moe_emergence.analysis.evolution import load_points, loss_points, routing_points
 from moe_emergence.analysis.losses import arm_rows, run_rows
+from moe_emergence.analysis.onset import onset_rows
+from moe_emergence.analysis.oracle import oracle_gain_rows
 from moe_emergence.analysis.origins import audit_rows, receipt_rows
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.shares import ShareRow
@@ -28,7 +30,8 @@ from moe_emergence.report.pictures import Picture
 
 CLASSES = ("keyword", "identifier", "number", "string", "operator", "comment", "whitespace", "other")
 FRESH = (0.03, 0.055)
-"""Share of H(D) that fresh gates show; a planted share above the second is learned."""
+"""Share of H(D) that fresh gates show; a planted share above the second is learned: every layer has an expert that
+matters to its domain."""
 Shares = Mapping[tuple[str, int, int], float]
 """(arm, seed, layer) to the share of H(D) at the last step; others have 0.04, which fresh gates reach."""
 
@@ -49,8 +52,11 @@ def planted_tables(suite: Suite, shares: Shares | None = None, half: float = 0.0
     runs = [run for run in suite.runs if run.config.moe is not None]
     cells = tuple(row for run in runs for row in _shares(run, "slots" if run.config.moe.top_k > 1 else "first choice"))
     two = [run for run in runs if run.config.moe.top_k > 1]
+    information = tuple(row for run in runs for row in _information(suite, run, shares))
     return Tables(
-        information=tuple(row for run in runs for row in _information(suite, run, shares)),
+        information=information,
+        onset=onset_rows(information),
+        oracle_gains=oracle_gain_rows(suite),
         arm_verdicts=tuple(_arm_verdicts(suite, shares)),
         verdicts=tuple(row for run in runs for row in _verdicts(suite, run, shares)),
         information_changes=tuple(_information_changes(suite, shares)),
@@ -124,6 +130,7 @@ def _verdicts(suite: Suite, run: Run, shares: Shares):
         yield VerdictRow(
             arm=run.arm, seed=run.seed, layer=layer, information=(share + 0.002) * bits, p_permutation=0.002,
             p_fresh_end=p, p_fresh_start=p, fresh_end_high=FRESH[1] * bits, fresh_start_high=FRESH[1] * bits,
+            p_specific=0.002,
             verdict=LEARNED if learned else NOT_LEARNED,
         )  # fmt: skip
 
@@ -146,8 +153,9 @@ def _arm_verdicts(suite: Suite, shares: Shares):
                 seed_low=min(of_seeds) * bits, seed_high=max(of_seeds) * bits,
                 lowest_seed=runs[0].seed, highest_seed=runs[-1].seed,
                 fresh_low=(FRESH[0] + 0.002) * bits, fresh_high=(FRESH[1] + 0.002) * bits,
-                p_permutation=0.002, p_fresh_end=p, p_fresh_start=p,
-                p_permutation_arms=0.004, p_fresh_end_arms=p, p_fresh_start_arms=p,
+                fresh_start_high=(FRESH[1] + 0.001) * bits,
+                p_permutation=0.002, p_fresh_end=p, p_fresh_start=p, p_specific=0.002,
+                p_permutation_arms=0.004, p_fresh_end_arms=p, p_fresh_start_arms=p, p_specific_arms=0.003,
                 verdict=LEARNED if learned else NOT_LEARNED,
             )  # fmt: skip
 

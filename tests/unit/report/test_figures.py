@@ -116,16 +116,36 @@ def test_every_seed_has_its_own_row(tmp_path: Path) -> None:
     assert labels[:3] == ["moe · 42", "moe · 43", "no_lb · 42"]
 
 
-def test_information_runs_over_the_traces_with_both_nulls(tables: Tables) -> None:
+def test_information_runs_over_the_traces_between_untrained_gates_and_the_oracle(tables: Tables) -> None:
     figure = information_curves(tables.information, LEGEND)
-    top = figure.axes[1]
-    assert list(top.lines[0].get_xdata()) == [0, 3, 12]
-    assert top.lines[0].get_ydata()[-1] == pytest.approx(0.084)
-    band = top.collections[0].get_paths()[0].vertices[:, 1]
-    assert (band.min(), band.max()) == (pytest.approx(-0.001), pytest.approx(0.002))
-    bars = [(bar.get_y(), bar.get_y() + bar.get_height()) for bar in top.patches]
-    assert bars == [pytest.approx(FRESH)] * 8  # four arms, before the first step and after the last
-    assert sum(bar.get_x() < 0 for bar in top.patches) == sum(bar.get_x() > 12 for bar in top.patches) == 4
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["layer 2", "layer 3"]
+    oracle, moe = figure.axes[1].lines[:2]
+    assert set(oracle.get_ydata()) == {1}
+    assert list(moe.get_xdata()) == [0, 3, 12]
+    assert moe.get_ydata()[-1] == pytest.approx(0.084)
+    (band,) = figure.axes[1].patches
+    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx(FRESH)
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown[-2:] == ["untrained gates", "routing by domain"]
+    low, high = figure.axes[0].get_ylim()
+    assert low < 0 < 1 < high
+
+
+def test_the_band_is_of_arms_that_learn_mean_over_seeds_and_the_larger_end(tables: Tables) -> None:
+    rows = [row for row in tables.information if row.arm in ("moe", "no_lb") and row.layer == 2]
+    shift = {("moe", 0): 0.02, ("moe", 12): 0.1, ("no_lb", 12): 0.5}
+    moved = [
+        replace(
+            row, fresh_high=None if row.fresh_high is None else row.fresh_high + shift.get((row.arm, row.step), 0.0)
+        )
+        for row in rows
+    ]
+    twin = [replace(row, seed=43) for row in rows]
+    (band,) = information_curves([*moved, *twin], LEGEND, ["moe"]).axes[0].patches
+    top = FRESH[1] + 0.5 * 0.1 / rows[0].maximum
+    assert (band.get_y(), band.get_y() + band.get_height()) == pytest.approx((FRESH[0], top))
+    bare = [replace(row, fresh_low=None, fresh_high=None) for row in rows]
+    assert not information_curves(bare, LEGEND).axes[0].patches
 
 
 def test_differences_stand_at_their_values_hollow_where_nothing_is_shown(tables: Tables) -> None:

@@ -11,12 +11,14 @@ from synthetic_suite import PlantedArm, PlantedSuite, quickstart_like, write_sui
 from moe_emergence.analysis.equivalence import EquivalenceRow
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import CollapseEvent, Suite
+from moe_emergence.analysis.specialisation import NOT_LEARNED, UNTESTED
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.config import MoEConfig
 from moe_emergence.report import findings, numbers
 from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.drawings import drawings
 from moe_emergence.report.summary import suite_summary
+from moe_emergence.report.verdicts import is_learned
 
 GAP = numbers.GAP
 SMALL = {"steps": 4, "looks": (0, 4)}
@@ -109,7 +111,8 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
             "Learned specialisation in 1 of 8 arms × layers: moe layer 3; none in no_lb, top2 and moe_blocks"
         ),
         "information": (
-            "Most domain information at the end: moe, layer 3: 8.4 % [7.8, 9.0] of H(D), from 3.5 % [2.9, 4.1]"
+            "moe, layer 3: a token's expert tells 3.5 % of its domain at step 0, 8.4 % at the last; above untrained "
+            "gates from step 96 on"
         ),
         "information-differences": (
             "3 of 6 differences to the baseline are beyond chance; largest: no_lb against moe, layer 3: −4.4 [−5.4, "
@@ -157,7 +160,7 @@ def test_titles_say_the_planted_findings(suite: Suite, tables: Tables) -> None:
 @pytest.mark.parametrize(
     ("shares", "half", "expected"),
     [
-        ({}, 0.004, "No evidence of learned specialisation: 0 of 8 arms × layers beat both nulls"),
+        ({}, 0.004, "No evidence of learned specialisation in any of 8 arms × layers"),
         (
             {(arm, 42, layer): 0.1 for arm in ("moe", "no_lb", "top2", "moe_blocks") for layer in (2, 3)},
             0.004,
@@ -183,7 +186,29 @@ def test_with_several_seeds_a_title_names_the_seed(tmp_path: Path) -> None:
     assert titles["specialisation"].startswith(
         "Learned specialisation in 1 of 8 arms × layers on average over 2 seeds: moe layer 3; none in"
     )
-    assert titles["information"].startswith("Most domain information at the end: moe, layer 3, seed 43: 8.4 %")
+    assert titles["information"] == (
+        "moe, layer 3: a token's expert tells 3.5 % of its domain at step 0, 6.2 % at the last, mean of 2 seeds; above "
+        "untrained gates from step 4 on in 1 of 2 seeds"
+    )
+
+
+def test_layers_whose_experts_were_not_tested_are_named_as_such(suite: Suite, tables: Tables) -> None:
+    rows = tuple(
+        replace(row, p_specific=None, p_specific_arms=None, verdict=UNTESTED if is_learned(row) else NOT_LEARNED)
+        for row in tables.arm_verdicts
+    )
+    untested = replace(tables, arm_verdicts=rows)
+    titles = {drawing.name: drawing.title.replace(GAP, " ") for drawing in drawings(suite, untested)}
+    assert titles["specialisation"] == (
+        "No evidence of learned specialisation in any of 8 arms × layers; domain information without a test of its "
+        "experts: moe layer 3"
+    )
+    said = box_of(suite, untested)["Specialisation"]
+    assert said.startswith(
+        "moe: learned domain information, experts not tested in layer 3; no evidence of learned specialisation in "
+        "layer 2."
+    )
+    assert "What rerouting experts costs was not measured in every run, without which none is called" in said
 
 
 def test_the_domain_with_the_widest_spread_is_named(tables: Tables) -> None:
@@ -225,7 +250,9 @@ def test_the_answer_leads_with_specialisation_balance_and_loss(suite: Suite, tab
             "expert tells 4.0 % [3.4, 4.6] in layer 2 (0.063 bits) and 8.4 % [7.8, 9.0] in layer 3 (0.133 bits) of all "
             "there is to know of its domain (H(D) = 1.585 bits); untrained gates on the same hidden states reach 3.0 "
             "to 5.5 % in layer 2 and 3.0 to 5.5 % in layer 3, documents with permuted domains −0.10 to 0.20 %. "
-            "Adjusted for layers and arms, the largest p-value against these is 0.800 in layer 2 and 0.005 in layer 3."
+            "Adjusted for layers and arms, the largest p-value against these is 0.800 in layer 2 and 0.005 in layer 3. "
+            "That rerouting no expert costs its own domain more than the others has a p-value of 0.003 in layer 2 and "
+            "0.003 in layer 3."
         ),
         "Balance": (
             "Without the balance loss, no_lb: max violation 4.79 (layer 2), hot experts: 1 of 8 in layer 2 and 1 of 8 "
@@ -322,7 +349,7 @@ def test_one_lucky_run_makes_no_arm(tmp_path: Path) -> None:
     assert "moe in 1 of 3 runs (layer 3 of seed 43). Learned specialisation in a run alone: 1 of 12 runs; at" in box
     titles = {drawing.name: drawing.title.replace(GAP, " ") for drawing in drawings(suite, tables)}
     assert titles["specialisation"] == (
-        "No evidence of learned specialisation: 0 of 8 arms × layers beat both nulls on average over 3 seeds"
+        "No evidence of learned specialisation in any of 8 arms × layers on average over 3 seeds"
     )
 
 

@@ -4,7 +4,7 @@ One split's result hangs on its luck: another may choose another expert, and be 
 it is repeated over random splits, and what is tested is the mean over them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,6 +70,19 @@ class SpecificityRow:
     documents: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpecificityDraws:
+    """`SpecificityRow.mean_value` of rerouting in one layer of a run, with every draw of its null, in the order of the
+    dealings, which are the same for the same documents."""
+
+    arm: str
+    seed: int
+    step: int
+    layer: int
+    mean_value: float
+    null: tuple[float, ...]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Specificity:
     """As in `SpecificityRow`, of one layer; `null` [permutations] are mean values under dealt domains."""
@@ -132,7 +145,7 @@ def specificity(
         splits=splits,
         chosen_in=len(mine),
         chosen_value=float(np.mean([one.chosen_value for one in mine])),
-        tested=_mean_contrast(origin, change[expert], domain, halves_tested),
+        tested=mean_over_halves(origin, change[expert], against_others(domain, len(origin.domains)), halves_tested),
         mean_value=float(tested[0]),
         null=tested[1:],
         p=null_p_value(float(tested[0]), tested[1:]),
@@ -165,17 +178,22 @@ def _one_split(
     return _Split(first[0], int(best[0]), float(flat[0, best[0]]), tested)
 
 
+def measured_specificity(
+    origin: Origin, change: Mapping[str, Float[np.ndarray, "layers experts documents"]]
+) -> dict[str, list[Specificity]]:
+    """Every intervention that was possible, to its layers in order."""
+    return {
+        intervention: [specificity(origin, layer) for layer in layers]
+        for intervention, layers in change.items()
+        if not np.isnan(layers).any()
+    }
+
+
 def specificity_rows(
-    origin: Origin,
-    layers: Sequence[int],
-    interventions: Sequence[str],
-    change: Float[np.ndarray, "interventions layers experts documents"],
+    origin: Origin, layers: Sequence[int], tested: Mapping[str, Sequence[Specificity]]
 ) -> Iterator[SpecificityRow]:
-    """Every intervention that was possible, every layer."""
-    for place, intervention in enumerate(interventions):
-        if np.isnan(change[place]).any():
-            continue
-        found = [specificity(origin, change[place, number]) for number in range(len(layers))]
+    """Every intervention and layer of `measured_specificity`."""
+    for intervention, found in tested.items():
         adjusted = holm(np.array([one.p for one in found]))
         for layer, one, p_holm in zip(layers, found, adjusted, strict=True):
             yield SpecificityRow(
@@ -201,6 +219,31 @@ def specificity_rows(
             )
 
 
+def specificity_draws(
+    origin: Origin, layers: Sequence[int], tested: Sequence[Specificity]
+) -> Iterator[SpecificityDraws]:
+    """One a layer."""
+    for layer, one in zip(layers, tested, strict=True):
+        yield SpecificityDraws(
+            arm=origin.arm,
+            seed=origin.seed,
+            step=origin.step,
+            layer=layer,
+            mean_value=one.mean_value,
+            null=tuple(one.null.tolist()),
+        )
+
+
+def mean_over_seeds_p(draws: Sequence[SpecificityDraws]) -> float:
+    """How often the mean over seeds of values under dealt domains reaches the mean of the seeds' own, one-sided: one
+    layer of one arm, on documents that all seeds share, so that a draw deals them alike in all of them.
+
+    1/(1 + permutations) where no draw does, 1 where every one does; of one seed it is `SpecificityRow.p`.
+    """
+    null = np.mean([one.null for one in draws], axis=0)
+    return null_p_value(float(np.mean([one.mean_value for one in draws])), null)
+
+
 def _contrasts(
     change: Float[np.ndarray, "experts documents"],
     predicted: Int[np.ndarray, " documents"],
@@ -219,29 +262,33 @@ def _own_minus_others(effect: Float[np.ndarray, "... domains"]) -> Float[np.ndar
     return effect - others / (effect.shape[-1] - 1)
 
 
-def _mean_contrast(
+def mean_over_halves(
     origin: Origin,
     change: Float[np.ndarray, " documents"],
-    domain: int,
+    weights: Float[np.ndarray, " domains"],
     tested: Bool[np.ndarray, "splits documents"],
 ) -> Estimate:
-    """Effect on a domain minus the mean over the others, mean over tested halves, with its interval over documents.
+    """Σ weight · effect on the domain, mean over tested halves, with its interval over documents.
 
     Ratios are linearised as in `effects.domain_ratios`: a document counts for what it adds in the halves that hold it,
     and a resample that draws none of a half's documents has a value all the same.
     """
-    value, adds, n_domains = 0.0, np.zeros(len(change)), len(origin.domains)
-    for number in range(n_domains):
+    value, adds, drawn = 0.0, np.zeros(len(change)), []
+    for number in np.flatnonzero(weights):
         half = tested & (origin.domain == number)
         tokens = (half @ origin.predicted)[:, np.newaxis]
         ratio = (half @ change)[:, np.newaxis] / tokens
-        sign = 1.0 if number == domain else -1 / (n_domains - 1)
-        value += sign * float(ratio.mean())
+        value += weights[number] * float(ratio.mean())
         left = (change - ratio * origin.predicted) / np.where(half, tokens - origin.predicted, 1)
-        adds += sign * np.where(half, left, 0).mean(0)
-    drawn = np.bincount(origin.domain[tested.any(0)]).min()
+        adds += weights[number] * np.where(half, left, 0).mean(0)
+        drawn.append(int(half.any(0).sum()))
 
-    def statistic(weights: Int[np.ndarray, "replicates documents"]) -> Float[np.ndarray, " replicates"]:
-        return np.asarray(value + (weights - 1.0) @ adds)
+    def statistic(drawings: Int[np.ndarray, "replicates documents"]) -> Float[np.ndarray, " replicates"]:
+        return np.asarray(value + (drawings - 1.0) @ adds)
 
-    return bootstrap(statistic, origin.domain, int(drawn)).estimate()
+    return bootstrap(statistic, origin.domain, min(drawn)).estimate()
+
+
+def against_others(domain: int, domains: int) -> Float[np.ndarray, " domains"]:
+    """Weights of a domain against the mean of the others: 1 and −1/(D − 1), which sum to 0."""
+    return np.where(np.arange(domains) == domain, 1.0, -1 / (domains - 1))

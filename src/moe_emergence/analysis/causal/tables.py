@@ -14,7 +14,7 @@ from moe_emergence.analysis.causal.effects import (
     measurable_documents,
 )
 from moe_emergence.analysis.causal.forward import Subject
-from moe_emergence.analysis.causal.interventions import INTERVENTIONS
+from moe_emergence.analysis.causal.interventions import INTERVENTIONS, NEXT
 from moe_emergence.analysis.causal.knockout import DOSES, documents_of
 from moe_emergence.analysis.causal.measured import (
     DOSE,
@@ -29,7 +29,15 @@ from moe_emergence.analysis.causal.measured import (
 )
 from moe_emergence.analysis.causal.regret import RegretRow, regret_rows
 from moe_emergence.analysis.causal.retention import RetentionRow, retention_rows
-from moe_emergence.analysis.causal.specificity import LEAST_DOCUMENTS, SpecificityRow, specificity_rows
+from moe_emergence.analysis.causal.specialists import SpecialistRow, specialist_rows
+from moe_emergence.analysis.causal.specificity import (
+    LEAST_DOCUMENTS,
+    SpecificityDraws,
+    SpecificityRow,
+    measured_specificity,
+    specificity_draws,
+    specificity_rows,
+)
 from moe_emergence.analysis.causal.transplant import Gates, TransplantRow, transplant_rows
 from moe_emergence.analysis.records import Run
 from moe_emergence.analysis.traces import read_neighbour, trace_steps
@@ -46,6 +54,8 @@ class CausalTables:
 
     knockouts: tuple[KnockoutRow, ...] = ()
     specificity: tuple[SpecificityRow, ...] = ()
+    specificity_draws: tuple[SpecificityDraws, ...] = ()
+    specialists: tuple[SpecialistRow, ...] = ()
     doses: tuple[DoseRow, ...] = ()
     regret: tuple[RegretRow, ...] = ()
     retention: tuple[RetentionRow, ...] = ()
@@ -139,7 +149,7 @@ def _tables(origin: Origin, measured: Measured) -> CausalTables:
         arrays = measured.knockout()
         found["knockouts"] = tuple(knockout_rows(origin, layers, settings.interventions, **arrays))
         if measurable_documents(origin.domain, len(origin.domains), LEAST_DOCUMENTS):
-            found["specificity"] = tuple(specificity_rows(origin, layers, settings.interventions, arrays["change"]))
+            found |= _specific(origin, layers, dict(zip(settings.interventions, arrays["change"], strict=True)))
     if DOSE in settings.parts:
         found["doses"] = tuple(dose_rows(origin, layers, DOSES, **measured.dose()))
     if REGRET in settings.parts:
@@ -153,6 +163,16 @@ def _tables(origin: Origin, measured: Measured) -> CausalTables:
             transplant_rows(origin, tuple(settings.gates), arrays["transplant"], arrays["changed"])
         )
     return CausalTables(**found)
+
+
+def _specific(origin: Origin, layers: Sequence[int], change: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether experts matter to one domain more than to others, of interventions to their [layers, experts, docs]."""
+    tested = measured_specificity(origin, change)
+    found: dict[str, Any] = {"specificity": tuple(specificity_rows(origin, layers, tested))}
+    if NEXT in tested:
+        found["specificity_draws"] = tuple(specificity_draws(origin, layers, tested[NEXT]))
+        found["specialists"] = tuple(specialist_rows(origin, layers, change[NEXT]))
+    return found
 
 
 def _possible_parts(parts: Sequence[str], subject: Subject, halves: bool) -> tuple[str, ...]:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from moe_emergence.analysis.causal.effects import Origin
-from moe_emergence.analysis.causal.specificity import halves, specificity, specificity_rows
+from moe_emergence.analysis.causal.specificity import (
+    halves,
+    mean_over_seeds_p,
+    measured_specificity,
+    specificity,
+    specificity_draws,
+    specificity_rows,
+)
 from moe_emergence.analysis.statistics import null_p_value
 from moe_emergence.errors import AnalysisError
 
@@ -89,9 +96,11 @@ def test_halves_are_of_every_domain() -> None:
 
 
 def test_rows_are_adjusted_over_layers() -> None:
-    change = np.stack([noise(0), noise(5), noise(6)])[None]
-    change[0, 1, 2] += np.where(DOMAIN == 1, 50, 0)
-    rows = list(specificity_rows(HERE, (2, 5, 9), ("zero",), change))
+    change = np.stack([noise(0), noise(5), noise(6)])
+    change[1, 2] += np.where(DOMAIN == 1, 50, 0)
+    tested = measured_specificity(HERE, {"zero": change, "next": np.full_like(change, np.nan)})
+    rows = list(specificity_rows(HERE, (2, 5, 9), tested))
+    assert {row.intervention for row in rows} == {"zero"}, "what was impossible has no rows"
     assert [row.layer for row in rows] == [2, 5, 9]
     assert rows[1].p_holm == pytest.approx(3 * rows[1].p)
     assert (rows[1].expert, rows[1].domain) == (2, "b")
@@ -105,3 +114,16 @@ def test_too_few_documents_are_named() -> None:
     )
     with pytest.raises(AnalysisError, match=r"4 documents a domain; 'b' has 3"):
         specificity(few, np.zeros((2, 12)))
+
+
+def test_over_seeds_documents_are_dealt_alike() -> None:
+    """Copies of one run say no more than one does; seeds of their own luck average it away."""
+    weak = [noise(seed) + np.where((np.arange(4)[:, None] == 2) & (DOMAIN == 1), 1.0, 0) for seed in range(5)]
+    single = [specificity(HERE, change) for change in weak]
+    draws = [next(specificity_draws(HERE, (3,), [one])) for one in single]
+    assert [(row.arm, row.seed, row.step, row.layer) for row in draws] == [("moe", 1, 7, 3)] * 5
+    assert mean_over_seeds_p(draws[:1]) == single[0].p
+    assert mean_over_seeds_p(draws[:1] * 3) == pytest.approx(single[0].p)
+    by_hand = np.mean([one.null for one in single], axis=0)
+    assert mean_over_seeds_p(draws) == null_p_value(float(np.mean([one.mean_value for one in single])), by_hand)
+    assert mean_over_seeds_p(draws) < np.median([one.p for one in single])

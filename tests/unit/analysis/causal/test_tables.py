@@ -152,7 +152,7 @@ def test_a_part_is_added_to_those_kept(make_run, toy_data) -> None:
 @pytest.mark.parametrize(
     ("moe", "empty"),
     [
-        ({"top_k": 4}, {"regret"}),
+        ({"top_k": 4}, {"regret", "specificity_draws", "specialists"}),
         ({"router": "hash"}, {"transplants"}),
         ({"top_k": 2, "bias_rate": 1e-3}, set()),
     ],
