@@ -89,7 +89,7 @@ def test_every_number_in_a_table_is_that_of_its_csv(planted: Path, open_page) ->
     tables = page.locator("table[data-table]").all()
     names = [table.get_attribute("data-table") for table in tables]
     assert [name for name in names if name not in evidence] == [
-        "arms_compared", "runs", "loss_differences", "arm_losses", "arm_verdicts", "verdicts", "information",
+        "arms_compared", "runs", "loss_differences", "arm_losses", "onset", "arm_verdicts", "verdicts", "information",
         "information_changes", "information_differences", "shares", "first_choice_shares", "class_information",
         "token_classes", "routing", "first_choice_routing", "sources", "format_audit", "receipts", "costs",
     ]  # fmt: skip

@@ -47,6 +47,6 @@ def _onset(curve: Sequence[InformationRow]) -> Iterator[OnsetRow]:
         seed=last.seed,
         layer=last.layer,
         upper=upper,
-        upper_share=upper / last.maximum,
+        upper_share=upper / last.maximum if last.maximum else 0.0,
         step=step,
     )

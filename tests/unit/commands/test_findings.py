@@ -39,15 +39,15 @@ def test_the_report_as_text_says_the_planted_findings(found: Found, monkeypatch:
     assert text.startswith("planted: Do experts copied from one MLP")
     for part in (
         "Note: Too short for conclusions (cut).",
-        "- moe, balanced, shows learned specialisation in layer 3",
-        "- Without balancing, no_lb: max violation 4.79",
+        "- Yes: in layer 3 of moe, a token's expert tells 8.4 % [7.8, 9.0] of its domain",
+        "- Without balancing (no_lb), up to 5 of a layer's 8 experts die",
         "The arms on test at the last step; LM loss in nats a token",
         "Over training, step 0 to 8: domain information of probe documents at each trace; largest load of the training "
         "steps' own tokens; LM loss of dev text at each evaluation.",
         "moe, seed 42, layer 3 8.4 % [7.8, 9.0] of H(domain) at step 8",
     ):
         assert part in text
-    assert text.index("- moe, balanced") < text.index("The arms on test") < text.index("Over training")
+    assert text.index("- Yes: in layer 3") < text.index("The arms on test") < text.index("Over training")
 
 
 def test_runs_still_going_have_sparklines_of_what_is_recorded(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:

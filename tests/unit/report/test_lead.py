@@ -4,16 +4,17 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from planted_measures import planted_tables, row_of
-from synthetic_suite import PlantedSuite, quickstart_like, write_suite
+from synthetic_suite import PlantedArm, PlantedSuite, quickstart_like, spread, write_suite
 
-from moe_emergence.analysis.causal.specificity import SpecificityRow
+from moe_emergence.analysis.causal.specificity import SpecificityDraws, SpecificityRow
 from moe_emergence.analysis.oracle import OracleGainRow
 from moe_emergence.analysis.reading import read_suite
-from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.specialisation import NOT_LEARNED, UNTESTED
-from moe_emergence.analysis.tables import Tables
+from moe_emergence.analysis.tables import Tables, make_tables
 from moe_emergence.analysis.token_information import TokenSplitRow
 from moe_emergence.config import MoEConfig
 from moe_emergence.report.lead import balanced_arms, lead, unbalanced_arms
@@ -348,6 +349,52 @@ def test_routers_that_do_not_learn_are_never_spoken_of_as_specialised(small: Sma
         suite = small(arms=(planted.arms[0], assigned))
         told = said(suite, planted_tables(suite, {("moe", 42, 3): 0.3}))
         assert told[0] == "Not known: no run with a result has a router that learns."
+
+
+OWN = np.stack([spread(8, {0: 0.5, 1: 0.45}), spread(8, {2: 0.5, 3: 0.45}), spread(8, {4: 0.5, 5: 0.45})])
+
+
+def caused(run: Run, value: float) -> dict[str, list[SpecificityDraws]]:
+    """What rerouting told of a run: `value`, where dealt domains give 0 to 0.998."""
+    null = tuple(number / 1000 for number in range(999))
+    known = {"arm": run.arm, "seed": run.seed, "step": run.last_step, "mean_value": value, "null": null}
+    return {"specificity_draws": [SpecificityDraws(layer=layer, **known) for layer in run.manifest.moe_layers]}
+
+
+@pytest.mark.parametrize(
+    ("router", "value", "best", "begins", "gained"),
+    [
+        ("learned", 1.0, 3.5, "Yes: in layer 2 of moe, a token's expert tells ", "moe wins "),
+        ("learned", 0.5, 3.5, "Unproven: layer 2 of moe tells ", "moe wins "),
+        ("learned", 1.0, 3.62, "Yes: in layer 2 of moe, a token's expert tells ", "moe gains +0.0400 ["),
+        ("frozen", 1.0, 3.5, "Not known: no run with a result has a router that learns.", "What experts gain is not"),
+    ],
+)
+def test_from_planted_records_to_the_first_lines(
+    small: Small, monkeypatch: pytest.MonkeyPatch, router: str, value: float, best: float, begins: str, gained: str
+) -> None:
+    """Records and what rerouting told, no more: specialised, without cause, an oracle without gain, a frozen gate."""
+    moe = MoEConfig(layers=(2,), router=router)
+    arms = (
+        PlantedArm(name="dense", loss=3.62),
+        PlantedArm(name="moe", moe=moe, shares={2: OWN}, loss=3.58),
+        PlantedArm(name="by_domain", moe=replace(moe, router="domain"), shares={2: OWN}, loss=best),
+    )
+    suite = small(arms=arms, seeds=(42, 43))
+    monkeypatch.setattr("moe_emergence.analysis.tables.run_measures", lambda run, data, progress: caused(run, value))
+    told = said(suite, make_tables(suite))
+    assert told[0].startswith(begins)
+    assert told[1].startswith(gained)
+
+
+def test_collapsed_records_are_said_to_be(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = np.stack([spread(8, {5: 0.9}), spread(8, {5: 0.8}), spread(8, {5: 0.7})])
+    suite = small(arms=(PlantedArm(name="moe", moe=MoEConfig(layers=(2,)), shares={2: one}),))
+    monkeypatch.setattr("moe_emergence.analysis.tables.run_measures", lambda run, data, progress: caused(run, 1.0))
+    assert said(suite, make_tables(suite))[0] == (
+        "Collapsed: in layer 2 of moe, though balanced, the busiest expert takes 80.0 % of assignments; no "
+        "specialisation is claimed."
+    )
 
 
 def test_one_domain_cannot_be_told_from_another(suite: Suite) -> None:

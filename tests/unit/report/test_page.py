@@ -66,7 +66,7 @@ def test_the_page_says_first_that_it_is_too_short(pair: Path) -> None:
 def test_the_key_picture_stands_first_and_a_caution_stands_by_the_heatmaps(pair: Path) -> None:
     page = (pair / "report.html").read_text("utf-8")
     figures = re.findall(r'<figure id="([^"]+)"', page)
-    assert figures[0] == "specialisation"
+    assert figures[:2] == ["information", "specialisation"]
     assert page.index(CAUTION) < page.index('id="heatmap-no_lb"')
     assert 'href="#specialisation"' in page
 
@@ -226,7 +226,9 @@ def test_nothing_finished(tmp_path: Path) -> None:
 def test_the_measures_of_the_records_themselves_make_a_page(tmp_path: Path) -> None:
     with undrawn():
         page = report_of(write_suite(tmp_path, small(0, 1))).read_text("utf-8")
-    assert "moe: learned specialisation in layers 2 and 3." in page
+    assert "moe: learned domain information, experts not tested in layers 2 and 3." in page, (
+        "no checkpoint, no causal test"
+    )
     assert "LM loss against dense" in page
 
 
