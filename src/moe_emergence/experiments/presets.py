@@ -10,24 +10,27 @@ from dataclasses import replace
 from moe_emergence.config import DataConfig, MoEConfig, OptimizerConfig, RunConfig, TrainingConfig
 
 
+PUBLISHED_Z = 0.001
+
+
 def dense() -> RunConfig:
     """The base trained on, without experts: what every other arm is compared with."""
     return RunConfig(
         name="dense",
         question="What does more training alone do?",
         data=DataConfig(dev_blocks=8, test_blocks=64, probe_tokens=27_648),
-        optimizer=OptimizerConfig(learning_rate=1e-4, gate_multiplier=30.0),
-        training=TrainingConfig(steps=240, batch_size=16, evaluations=12, checkpoint_every=80),
+        optimizer=OptimizerConfig(learning_rate=2e-3, gate_multiplier=20.0),
+        training=TrainingConfig(steps=320, batch_size=16, evaluations=12, checkpoint_every=80),
     )
 
 
 def with_experts(baseline: RunConfig) -> RunConfig:
-    """8 experts, top-1, balanced over the global batch, annealed noise."""
+    """8 experts, top-1, balanced over the global batch, annealed noise, no z-loss."""
     return replace(
         baseline,
         name="moe",
         question="Do balanced experts specialise, and does it lower the loss?",
-        moe=MoEConfig(),
+        moe=MoEConfig(z_coef=0.0),
     )
 
 
@@ -65,7 +68,7 @@ def balanced_over_steps(baseline: RunConfig) -> RunConfig:
 
 
 def balanced_by_bias(baseline: RunConfig) -> RunConfig:
-    """The loss-free bias in place of the balance loss. 1e-3 a step moves a bias by at most 0.24 in 240 steps: expect a
+    """The loss-free bias in place of the balance loss. 1e-3 a step moves a bias by at most 0.32 in 320 steps: expect a
     max violation between that without balancing and that with the loss, and no less domain information."""
     question = "Does balancing without a gradient leave experts freer to specialise?"
     return _changed(baseline, "loss_free", question, balance_coef=0.0, bias_rate=1e-3)
@@ -118,6 +121,7 @@ def gpt2(baseline: RunConfig) -> RunConfig:
     """The same at GPT-2 small's published settings."""
     return replace(
         baseline,
+        moe=None if baseline.moe is None else replace(baseline.moe, z_coef=PUBLISHED_Z),
         name=f"gpt2_{baseline.name}",
         base="gpt2",
         data=DataConfig(block_size=512),
