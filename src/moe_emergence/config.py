@@ -18,7 +18,8 @@ EMBEDDED = "embedded"
 RouterKind = Literal["learned", "frozen", "hash", "round_robin", "domain"]
 ROUTERS: tuple[str, ...] = typing.get_args(RouterKind)
 ASSIGNING_ROUTERS = ("hash", "round_robin", "domain")
-"""Routers that no hidden state moves: they assign a token by its id or its position."""
+"""Routers that no hidden state moves: they assign a token by its id, its position or its domain; no router loss acts on
+them."""
 _WINDOW = re.compile(r"sequence|global_batch|ema|blocks:[1-9]\d*")
 
 
@@ -37,6 +38,8 @@ class DataConfig:
 
     corpus: str = EMBEDDED
     """`embedded`, or a folder with one `.txt`, `.jsonl`, `.parquet` or folder of texts a domain."""
+    deal_domains: bool = False
+    """A null: deal the domains to the documents of each split at random, so that there is nothing to specialise for."""
     block_size: int = 256
     """Tokens in a training sequence."""
     dev_blocks: int = 16
@@ -90,7 +93,13 @@ class MoEConfig:
     """Noise on each copied expert parameter, as a share of that parameter's standard deviation."""
     router: RouterKind = "learned"
     """Nulls: `frozen` keeps the gate at its random initialisation; `hash` goes by the token's id alone and
-    `round_robin` by its position alone."""
+    `round_robin` by its position alone. `domain` is the oracle: it is told each sequence's domain, and goes by that and
+    the token's id."""
+    gate_init: Literal["small_random", "centroids"] = "small_random"
+    """Where the gate starts: `centroids` takes k-means of its inputs on training tokens, rows centred, scaled to logits
+    of unit standard deviation."""
+    reinit_share: float = 0.0
+    """Share of each expert's hidden units that are drawn anew, 0..1 (drop-upcycling); 0 keeps all of the MLP."""
 
     def __post_init__(self) -> None:
         _require(self.num_experts >= 1, f"moe.num_experts must be at least 1; got {self.num_experts}")
@@ -121,6 +130,13 @@ class MoEConfig:
             f"moe.bias_rate must be 0 with moe.router {self.router!r}, which has no scores to bias; got "
             f"{self.bias_rate}",
         )
+        _require_choice("moe.gate_init", self.gate_init, ("small_random", "centroids"))
+        _require(
+            self.gate_init == "small_random" or self.router not in ASSIGNING_ROUTERS,
+            f"moe.gate_init must be 'small_random' with moe.router {self.router!r}, which has no gate in use; got "
+            f"{self.gate_init!r}",
+        )
+        _require(0 <= self.reinit_share <= 1, f"moe.reinit_share must lie between 0 and 1; got {self.reinit_share}")
         _require(self.layers is None or len(self.layers) > 0, "moe.layers must name at least one block; got none")
 
 

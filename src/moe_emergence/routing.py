@@ -73,6 +73,10 @@ class RoutingContext:
     `BalanceStatistics.loads` does."""
     token_ids: Int[Tensor, "batch sequence"] | None = None
     """What a hash router goes by; the registered model fills it in from its `input_ids`."""
+    domains: Int[Tensor, " batch"] | None = None
+    """Each sequence's domain, by number from 0: what an oracle router goes by."""
+    num_domains: int = 0
+    """How many domains there are, among which an oracle router divides its experts; goes with `domains`."""
     positions: Int[Tensor, "batch sequence"] | None = None
     """Each token's place in its sequence, what is in a cache counted: what a round-robin router goes by; the registered
     model fills it in."""

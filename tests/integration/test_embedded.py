@@ -7,7 +7,7 @@ import pytest
 
 from moe_emergence.data.blocks import PreparedData, prepare
 from moe_emergence.data.corpora import load_corpus
-from moe_emergence.data.splits import SPLITS
+from moe_emergence.data.splits import ARM_SPLITS
 from moe_emergence.data.tokenizer import tokenizer_digest, train_tokenizer
 from moe_emergence.experiments.presets import dense
 from moe_emergence.models.base import ASSETS, load_base, load_tokenizer
@@ -18,15 +18,15 @@ def embedded() -> PreparedData:
     return prepare(load_corpus(), load_tokenizer(), dense().data)
 
 
-def test_the_tokenizer_was_trained_on_the_training_documents_alone() -> None:
+def test_the_tokenizer_was_trained_on_no_held_out_document() -> None:
     corpus, shipped = load_corpus(), load_tokenizer()
-    texts = (document.text for document in corpus.documents if corpus.splits[document.id] == "train")
+    texts = (document.text for document in corpus.documents if corpus.splits[document.id] in ("base", "train"))
     assert tokenizer_digest(train_tokenizer(texts, vocab_size=shipped.get_vocab_size())) == tokenizer_digest(shipped)
 
 
 def test_every_split_is_full_balanced_and_of_its_own_documents(embedded: PreparedData) -> None:
     domain_of = np.array([embedded.domains.index(document["domain"]) for document in embedded.documents])
-    for split in SPLITS:
+    for split in ARM_SPLITS:
         blocks = embedded.split(split)
         assert np.array_equal(
             domain_of[blocks.document], np.broadcast_to(blocks.domain[:, None], blocks.document.shape)
@@ -50,14 +50,17 @@ def test_there_is_as_much_as_the_presets_evaluate(embedded: PreparedData) -> Non
     assert {embedded.documents[i]["split"] for i in embedded.wide.document} == {"test"}
 
 
-def test_the_base_saw_these_training_documents_and_its_losses_are_those_recorded(embedded: PreparedData) -> None:
+def test_the_base_saw_no_document_of_the_arms_and_its_losses_are_those_recorded(embedded: PreparedData) -> None:
     import torch
 
     from moe_emergence.training.evaluation import evaluate
 
     record = json.loads((ASSETS / "training.json").read_text("utf-8"))
-    assert record["corpus_digest"] == embedded.manifest["corpus_digest"]
-    assert set(record["train_documents"]) == {d["id"] for d in embedded.documents if d["split"] == "train"}
+    assert record["corpus_digest"] == load_corpus().for_base().digest
+    seen = set(record["train_documents"])
+    assert seen == {d["id"] for d in embedded.documents if d["split"] == "base"}
+    read = np.concatenate([embedded.train.document, embedded.dev.document, embedded.test.document])
+    assert not seen & {embedded.documents[index]["id"] for index in np.unique(read)}
     last, base = record["curve"][-1], load_base()
     assert base.model.num_parameters() == record["parameters"]
     found = evaluate(

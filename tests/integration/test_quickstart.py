@@ -38,7 +38,7 @@ def finished(toy_base: Path, toy_folder: Path, tmp_path_factory: pytest.TempPath
 def test_the_page_quotes_what_the_runs_recorded(finished: Path) -> None:
     with (finished / "tables" / "arms.csv").open(encoding="utf-8") as file:
         rows = {row["arm"]: row for row in csv.DictReader(file)}
-    assert list(rows) == ["dense", "moe", "no_lb", "top2", "moe_blocks"]
+    assert list(rows) == ["dense", "moe", "no_lb", "top2", "oracle"]
     page = (finished / "report.html").read_text("utf-8")
     for arm, row in rows.items():
         lines = (finished / arm / "seed-42" / "metrics.jsonl").read_text("utf-8").splitlines()
@@ -53,11 +53,12 @@ def test_the_page_quotes_what_the_runs_recorded(finished: Path) -> None:
 def test_arms_share_every_batch_and_start(finished: Path) -> None:
     """The first step's batch and, up to the perturbation, the model are the same: so is its LM loss."""
     first = {}
-    for arm in ("dense", "moe", "no_lb", "top2", "moe_blocks"):
+    for arm in ("dense", "moe", "no_lb", "top2", "oracle"):
         lines = (finished / arm / "seed-42" / "metrics.jsonl").read_text("utf-8").splitlines()
         first[arm] = next(r for r in map(json.loads, lines) if r["event"] == "step")["lm_loss"]
-    assert first["no_lb"] == first["moe"] == first["moe_blocks"]
+    assert first["no_lb"] == first["moe"]
     assert first["moe"] == pytest.approx(first["dense"], abs=1e-3)
+    assert first["oracle"] == pytest.approx(first["dense"], abs=1e-3)
 
 
 def test_every_layer_is_said_something_of(finished: Path) -> None:
@@ -66,7 +67,6 @@ def test_every_layer_is_said_something_of(finished: Path) -> None:
     rows = {name: table["rows"] for name, table in summary["tables"].items()}
     made = (
         "knockouts",
-        "doses",
         "similarity",
         "router_geometry",
         "expert_measures",
@@ -77,18 +77,24 @@ def test_every_layer_is_said_something_of(finished: Path) -> None:
     assert all(rows[name] > 0 for name in made), rows
     with (finished / "tables" / "knockouts.csv").open(encoding="utf-8") as file:
         knocked = {row["arm"] for row in csv.DictReader(file)}
-    assert knocked == {"moe", "no_lb", "top2", "moe_blocks"}
+    assert knocked == {"moe", "no_lb", "top2"}, "an oracle's experts were dealt out"
     page = (finished / "report.html").read_text("utf-8")
     assert page.count("Collapse: ") == 4 * len(set(_layers(finished)))
     assert "Causal tests were not made" not in page
+    assert not any(rows[name] for name in ("doses", "regret", "retention", "transplants"))
+    assert "moe-emergence analyze RUNS --all adds" in page
 
 
 def test_a_run_alone_is_analysed_and_reported(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = finished / "top2" / "seed-42"
     assert cli.main(["analyze", str(run)]) == 0
     assert "top2, seed 42, layer" in capsys.readouterr().out
+    assert cli.main(["analyze", str(run), "--all"]) == 0
+    assert "Causal tests: all of them" in " ".join(capsys.readouterr().out.split())
     assert cli.main(["report", str(run)]) == 0
-    assert (run / "report.html").exists()
+    page = (run / "report.html").read_text("utf-8")
+    assert "Causal tests: all of them" in page
+    assert "<dt>Retention</dt>" in page
 
 
 def _layers(finished: Path) -> list[int]:

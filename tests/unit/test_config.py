@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from moe_emergence.config import (
+    ASSIGNING_ROUTERS,
     DataConfig,
     ExecutionConfig,
     MoEConfig,
@@ -45,7 +46,19 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("moe", {"balance_decay": -0.1}, "moe.balance_decay must be at least 0 and below 1; got -0.1"),
     ("moe", {"bias_rate": -1e-3}, "moe.bias_rate must not be negative; got -0.001"),
     ("moe", {"balance_counts": "some"}, "moe.balance_counts must be one of exact, running; got 'some'"),
-    ("moe", {"router": "random"}, "moe.router must be one of learned, frozen, hash, round_robin; got 'random'"),
+    ("moe", {"router": "random"}, "moe.router must be one of learned, frozen, hash, round_robin, domain; got 'random'"),
+    ("moe", {"gate_init": "zeros"}, "moe.gate_init must be one of small_random, centroids; got 'zeros'"),
+    ("moe", {"reinit_share": -0.1}, "moe.reinit_share must lie between 0 and 1; got -0.1"),
+    ("moe", {"reinit_share": 1.5}, "moe.reinit_share must lie between 0 and 1; got 1.5"),
+    *(
+        (
+            "moe",
+            {"gate_init": "centroids", "router": router},
+            f"moe.gate_init must be 'small_random' with moe.router {router!r}, which has no gate in use; got "
+            "'centroids'",
+        )
+        for router in ASSIGNING_ROUTERS
+    ),
     *(
         (
             "moe",
@@ -175,7 +188,7 @@ def test_what_is_not_said_is_the_default() -> None:
         ({"optimizer": {"learning_rate": "1e-3"}}, "optimizer.learning_rate must be float; got '1e-3'"),
         ({"moe": {"layers": [1, "a"]}}, "moe.layers must be int; got 'a'"),
         ({"moe": {"layers": 1}}, "moe.layers must be a list; got 1"),
-        ({"moe": {"router": 1}}, "moe.router must be one of learned, frozen, hash, round_robin; got 1"),
+        ({"moe": {"router": 1}}, "moe.router must be one of learned, frozen, hash, round_robin, domain; got 1"),
         ({"moe": 3}, "moe must hold fields; got 3"),
         ({"data": None}, "data must hold fields; got None"),
         ({"seed": None}, "seed must be int; got None"),
@@ -209,3 +222,8 @@ def test_configuration_loads_no_torch() -> None:
         " c.from_dict(c.to_dict(c.RunConfig())); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_frozen_gate_may_start_from_centroids() -> None:
+    """The clusters alone, never trained."""
+    assert MoEConfig(router="frozen", gate_init="centroids").gate_init == "centroids"

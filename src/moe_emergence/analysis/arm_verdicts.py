@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from moe_emergence.analysis.causal.specificity import SpecificityDraws, mean_over_seeds_p
+from moe_emergence.analysis.fresh_gates import Gates, fresh_sets, strictest_range
 from moe_emergence.analysis.information import measured_domain_information
 from moe_emergence.analysis.records import Run, Suite
 from moe_emergence.analysis.specialisation import (
@@ -17,12 +18,11 @@ from moe_emergence.analysis.specialisation import (
     NOT_LEARNED,
     InformationRow,
     Verdict,
-    fresh_information,
     learns,
+    strictest_p,
     verdict_of,
-    westfall_young,
 )
-from moe_emergence.analysis.statistics import central_range, generator, holm
+from moe_emergence.analysis.statistics import generator, holm
 from moe_emergence.analysis.traces import Trace, read_trace
 from moe_emergence.errors import AnalysisError
 
@@ -44,10 +44,12 @@ class ArmVerdictRow:
             seeds fixed; corrected_share, low_share, high_share: the three ÷ H(D).
         seed_low, seed_high: the smallest and the largest `corrected` of a seed; lowest_seed, highest_seed: which.
         fresh_low, fresh_high: central 95 % of the mean of fresh gates, one drawn for each seed, on the hidden states of
-            the last step; fresh_start_high: upper end of the same of the first step.
+            the last step, where the gate started informed of the set of gates that reaches highest; fresh_start_high:
+            upper end of the same of the first step.
         p_permutation: against permuted labels, after Holm over the arm's layers.
         p_fresh_end, p_fresh_start: against means of fresh gates on the hidden states of the last and of the first
-            step, after Westfall and Young over the arm's layers.
+            step, after Westfall and Young over the arm's layers; where the gate started informed, against informed
+            gates too, the larger of the two.
         p_specific: that rerouting no expert costs its domain more than others, over the seeds: `mean_over_seeds_p`,
             after Holm over the arm's layers; None where causal tests were not made in every seed.
         p_permutation_arms, p_fresh_end_arms, p_fresh_start_arms, p_specific_arms: the same after `holm_over_arms`.
@@ -190,14 +192,14 @@ def _arm_rows(
     counts = [np.stack([end.layers[place].first_choice for end in ends]) for place in range(len(ends[0].layers))]
     found = [measured_domain_information(seeds, domain) for seeds in counts]
     observed = np.array([layer.plug_in for layer in found])
-    end = fresh_means([fresh_information(trace) for trace in ends])
-    start = fresh_means([fresh_information(read_trace(run, 0)) for run, _ in measured])
+    end = _fresh_mean_sets([run for run, _ in measured], ends)
+    start = _fresh_mean_sets([run for run, _ in measured], [read_trace(run, 0) for run, _ in measured])
     p_chance = holm(np.array([layer.p for layer in found]))
-    p_end, p_start = westfall_young(observed, end), westfall_young(observed, start)
+    p_end, p_start = strictest_p(observed, end), strictest_p(observed, start)
     p_specific = _specific_p([run for run, _ in measured], [layer.layer for layer in ends[0].layers], draws)
     for place, layer in enumerate(found):
         of_seeds = sorted((rows[place].corrected, run.seed) for run, rows in measured)
-        fresh = central_range(end[:, place])
+        fresh = strictest_range(end, place)
         yield ArmVerdictRow(
             arm=measured[0][0].arm,
             layer=ends[0].layers[place].layer,
@@ -219,7 +221,7 @@ def _arm_rows(
             highest_seed=of_seeds[-1][1],
             fresh_low=fresh.low,
             fresh_high=fresh.high,
-            fresh_start_high=central_range(start[:, place]).high,
+            fresh_start_high=strictest_range(start, place).high,
             p_permutation=float(p_chance[place]),
             p_fresh_end=float(p_end[place]),
             p_fresh_start=float(p_start[place]),
@@ -230,6 +232,12 @@ def _arm_rows(
             p_specific_arms=p_specific[ends[0].layers[place].layer],
             verdict=NOT_LEARNED,
         )
+
+
+def _fresh_mean_sets(runs: Sequence[Run], traces: Sequence[Trace]) -> list[Gates]:
+    """`fresh_means` of each set of untrained gates that all seeds have."""
+    of_seeds = [fresh_sets(run, trace) for run, trace in zip(runs, traces, strict=True)]
+    return [fresh_means(gates) for gates in zip(*of_seeds, strict=True)]
 
 
 def _final_rows(run: Run, information: Sequence[InformationRow]) -> list[InformationRow]:

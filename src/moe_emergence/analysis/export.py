@@ -18,7 +18,14 @@ from moe_emergence.analysis.tables import Tables
 
 FOLDER, SUMMARY = "analysis", "summary.json"
 _FORMAT = 1
-_SUMMARISED = ("arm_verdicts", "verdicts", "information_changes", "information_differences", "loss_differences")
+_SUMMARISED = (
+    "arm_verdicts",
+    "verdicts",
+    "information_changes",
+    "information_differences",
+    "loss_differences",
+    "scope",
+)
 
 
 def write_analysis(suite: Suite, tables: Tables, *, inputs: str = "", weights: Mapping[str, str] | None = None) -> Path:

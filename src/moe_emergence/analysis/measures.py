@@ -1,6 +1,7 @@
 """Everything that is measured of one run with experts: over its traces, at both ends, and by running its model."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from moe_emergence.analysis.paths import path_information_rows, path_rows
 from moe_emergence.analysis.records import Run
 from moe_emergence.analysis.router_geometry import router_geometry_rows
 from moe_emergence.analysis.saturation import saturation_rows
+from moe_emergence.analysis.scope import QUICK, SNAPSHOT_INTERVENTIONS, Scope
 from moe_emergence.analysis.similarity import pair_rows, similarity_rows
 from moe_emergence.analysis.token_information import token_split_rows
 from moe_emergence.analysis.token_labels import probe_labels
@@ -32,16 +34,14 @@ Measures = dict[str, list[Any]]
 """Name of a table to its rows."""
 Progress = Callable[[str, int, int], None]
 """Told what is being measured, and how much of it is done."""
-SNAPSHOT_INTERVENTIONS = ("next", "ancestor")
-"""What is done to experts of earlier steps: enough for the scoreboard."""
 
 
 def silent(what: str, done: int, total: int) -> None:
     """No progress."""
 
 
-def run_measures(run: Run, data: PreparedData, progress: Progress = silent) -> Measures:
-    """The tables of one run; none for a run without experts.
+def run_measures(run: Run, data: PreparedData, progress: Progress = silent, scope: Scope = QUICK) -> Measures:
+    """The tables of one run; none for a run without experts. What `scope` leaves out has no rows.
 
     Raises:
         AnalysisError: a trace is missing, torn or of another run; names the file.
@@ -51,7 +51,8 @@ def run_measures(run: Run, data: PreparedData, progress: Progress = silent) -> M
         name = f"{run.arm}, seed {run.seed}"
         _collect(found, _over_traces(run, lambda done, total: progress(f"{name}: traces", done, total)))
         _collect(found, _at_both_ends(run, data))
-        _collect(found, _by_the_model(run, data, lambda done, total: progress(f"{name}: causal tests", done, total)))
+        told = partial(progress, f"{name}: causal tests")
+        _collect(found, _by_the_model(run, data, scope, told))
     return found
 
 
@@ -96,16 +97,19 @@ def _at_both_ends(run: Run, data: PreparedData) -> Iterator[tuple[str, Iterable[
 
 
 def _by_the_model(
-    run: Run, data: PreparedData, progress: Callable[[int, int], None]
+    run: Run, data: PreparedData, scope: Scope, progress: Callable[[int, int], None]
 ) -> Iterator[tuple[str, Iterable[Any]]]:
     """What takes a forward: the dense model's hidden states, texts in another format, experts taken away. Nothing of a
-    run whose checkpoints were deleted; `report.statements` says so."""
-    if newest_checkpoint(run.folder / "checkpoints") is None:
+    run whose checkpoints were deleted (`report.statements` says so), nor of an oracle, whose experts were dealt out."""
+    routed_by_domain = run.config.moe is not None and run.config.moe.router == "domain"
+    if routed_by_domain or newest_checkpoint(run.folder / "checkpoints") is None:
         return
     yield "hidden_states", _geometry(run, data)
     yield "format_swaps", format_swap_rows(run, data, model_at(run, run.last_step))
-    yield from _causal(causal_tables(run, data, progress=progress))
-    for step in snapshot_steps(run):
+    yield from _causal(
+        causal_tables(run, data, interventions=scope.interventions, parts=scope.parts, progress=progress)
+    )
+    for step in snapshot_steps(run) if scope.earlier_steps else ():
         if step != run.last_step:
             yield from _causal(
                 causal_tables(

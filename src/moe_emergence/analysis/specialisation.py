@@ -9,15 +9,14 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from moe_emergence.analysis.causal.interventions import NEXT
 from moe_emergence.analysis.causal.specificity import SpecificityRow
+from moe_emergence.analysis.fresh_gates import fresh_sets, strictest_range
 from moe_emergence.analysis.information import fresh_gate_values, measured_domain_information
 from moe_emergence.analysis.records import Counts, Run, Suite
 from moe_emergence.analysis.statistics import central_range, holm, null_p_value
 from moe_emergence.analysis.traces import LayerTrace, Trace, read_trace, read_traces
-from moe_emergence.errors import AnalysisError
 
 ALPHA = 0.05
 Counted = Literal["slots", "first choice"]
@@ -88,8 +87,10 @@ class VerdictRow:
         information: plug-in I(E;D), bits.
         p_permutation: against permuted document labels, after Holm over the run's layers.
         p_fresh_end, p_fresh_start: against fresh gates on this layer's hidden states of the last and of the first step,
-            after Westfall and Young over the run's layers.
-        fresh_end_high, fresh_start_high: upper end of the central 95 % of those gates, bits.
+            after Westfall and Young over the run's layers; of a gate that started informed, against informed gates
+            too, the larger of the two.
+        fresh_end_high, fresh_start_high: upper end of the central 95 % of those gates, of the set that reaches highest,
+            bits.
         p_specific: that no expert's rerouting costs one domain more than others, `SpecificityRow.p_holm` of this layer;
             None where causal tests were not made.
         verdict: as `verdict_of` these p-values and of whether the router learns.
@@ -212,9 +213,9 @@ def _verdict_rows(
     if not rows:
         return
     observed = np.array([row.plug_in for row in rows])
-    start, end = (fresh_information(read_trace(run, step)) for step in (0, run.last_step))
+    start, end = (fresh_sets(run, read_trace(run, step)) for step in (0, run.last_step))
     p_chance = holm(np.array([row.p_permutation for row in rows]))
-    p_start, p_end = westfall_young(observed, start), westfall_young(observed, end)
+    p_start, p_end = strictest_p(observed, start), strictest_p(observed, end)
     specific = {
         row.layer: row.p_holm
         for row in specificity
@@ -230,24 +231,11 @@ def _verdict_rows(
             p_permutation=float(p_chance[place]),
             p_fresh_end=float(p_end[place]),
             p_fresh_start=float(p_start[place]),
-            fresh_end_high=central_range(end[:, place]).high,
-            fresh_start_high=central_range(start[:, place]).high,
+            fresh_end_high=strictest_range(end, place).high,
+            fresh_start_high=strictest_range(start, place).high,
             p_specific=specific.get(row.layer),
             verdict=verdict_of(learns(run), against, specific.get(row.layer)),
         )
-
-
-def fresh_information(trace: Trace) -> Float[np.ndarray, "gates layers"]:
-    """Plug-in I(E;D) of every fresh gate on every layer's hidden states, bits."""
-    found: list[NDArray[np.float64]] = []
-    for layer in trace.layers:
-        if layer.fresh is None:
-            raise AnalysisError(
-                f"the trace of step {trace.step} holds no fresh_gates.{layer.layer} in its .safetensors, which a run "
-                "records at its first and last step: train the run again"
-            )
-        found.append(fresh_gate_values(layer.fresh, trace.domain))
-    return np.stack(found, axis=1)
 
 
 def westfall_young(
@@ -260,3 +248,11 @@ def westfall_young(
     scale = np.where(deviation > 0, deviation, 1)
     largest = ((null - mean) / scale).max(1)
     return np.array([null_p_value(float(value), largest) for value in (observed - mean) / scale])
+
+
+def strictest_p(
+    observed: Float[np.ndarray, " layers"], sets: Sequence[Float[np.ndarray, "draws layers"]]
+) -> Float[np.ndarray, " layers"]:
+    """The largest of the p-values against each set of untrained gates, each adjusted over layers: a router has learned
+    only what none of them shows."""
+    return np.max([westfall_young(observed, gates) for gates in sets], axis=0)

@@ -16,6 +16,7 @@ from moe_emergence.analysis.export import FOLDER, SUMMARY, write_analysis
 from moe_emergence.analysis.fingerprints import are_current, fingerprints
 from moe_emergence.analysis.measures import Progress, silent
 from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.scope import ALL, QUICK, Scope
 from moe_emergence.analysis.tables import Tables, make_tables
 from moe_emergence.training.run_directory import CONFIG, MANIFEST, METRICS, TIMINGS
 
@@ -23,15 +24,16 @@ _SHOWING = ("report", "explore", "commands", "tracking", "cli.py")
 """Parts of the package that show tables and make none."""
 
 
-def analysed(suite: Suite, progress: Progress = silent) -> Tables:
-    """The suite's tables: those in its folder while they are current, else made and written there.
+def analysed(suite: Suite, progress: Progress = silent, scope: Scope = QUICK, workers: int = 1) -> Tables:
+    """The suite's tables: those in its folder while they are current and hold what `scope` asks for, or more, else made
+    and written there, by `workers` processes.
 
     Raises:
         AnalysisError: as `make_tables` and `write_analysis`.
     """
     tables = read_analysis(suite)
-    if tables is None:
-        tables = make_tables(suite, progress)
+    if tables is None or not {scope, ALL} & set(tables.scope):
+        tables = make_tables(suite, progress, scope, workers)
         write_analysis(suite, tables, inputs=inputs_digest(suite), weights=fingerprints(suite))
     return tables
 

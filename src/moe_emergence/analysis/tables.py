@@ -49,14 +49,16 @@ from moe_emergence.analysis.lift import LiftRow
 from moe_emergence.analysis.locality import LocalityRow
 from moe_emergence.analysis.losses import ArmRow, RunRow, arm_rows, run_rows
 from moe_emergence.analysis.match_rows import MatchRow, seed_match_rows
-from moe_emergence.analysis.measures import Measures, Progress, run_measures, silent
+from moe_emergence.analysis.measures import Progress, silent
 from moe_emergence.analysis.onset import OnsetRow, onset_rows
 from moe_emergence.analysis.oracle import OracleGainRow, oracle_gain_rows
 from moe_emergence.analysis.origins import AuditRow, ReceiptRow, audit_rows, receipt_rows
 from moe_emergence.analysis.paths import PathInformationRow, PathRow
 from moe_emergence.analysis.records import Source, Suite
 from moe_emergence.analysis.router_geometry import RouterGeometryRow
+from moe_emergence.analysis.run_by_run import measures_of_runs
 from moe_emergence.analysis.saturation import SaturationRow
+from moe_emergence.analysis.scope import QUICK, Scope
 from moe_emergence.analysis.scoreboard import ScoreRow
 from moe_emergence.analysis.scores import suite_scores
 from moe_emergence.analysis.shares import ShareRow, first_choice_share_rows, share_rows
@@ -133,10 +135,12 @@ class Tables:
     transplants: tuple[TransplantRow, ...] = ()
     format_swaps: tuple[FormatSwapRow, ...] = ()
     scores: tuple[ScoreRow, ...] = ()
+    scope: tuple[Scope, ...] = ()
 
 
-def make_tables(suite: Suite, progress: Progress = silent) -> Tables:
-    """Compute every table once; `progress` is told of what takes long.
+def make_tables(suite: Suite, progress: Progress = silent, scope: Scope = QUICK, workers: int = 1) -> Tables:
+    """Compute every table once; `progress` is told of what takes long. What `scope` leaves out has no rows; `workers`
+    processes measure runs side by side.
 
     Raises:
         AnalysisError: the records lack something that a table needs; names file and key.
@@ -147,7 +151,7 @@ def make_tables(suite: Suite, progress: Progress = silent) -> Tables:
     for run in suite.runs:
         check_traces(run, data)
     classes = probe_classes(data, routed[0]) if data is not None else {}
-    measures = _measured(suite, data, progress) if data is not None else {}
+    measures = measures_of_runs(suite.runs, data, progress, scope, workers) if data is not None else {}
     draws = measures.pop("specificity_draws", [])
     information = information_rows(suite)
     return Tables(
@@ -180,17 +184,9 @@ def make_tables(suite: Suite, progress: Progress = silent) -> Tables:
         equivalence=equivalence_rows(suite),
         information_equivalence=information_equivalence_rows(suite, last),
         scores=suite_scores(measures),
+        scope=(scope,),
         **{name: tuple(rows) for name, rows in measures.items()},
     )
-
-
-def _measured(suite: Suite, data: PreparedData, progress: Progress) -> Measures:
-    """The tables of all runs, run after run."""
-    found: Measures = {}
-    for run in suite.runs:
-        for name, rows in run_measures(run, data, progress).items():
-            found.setdefault(name, []).extend(rows)
-    return found
 
 
 def prepared(suite: Suite) -> PreparedData:

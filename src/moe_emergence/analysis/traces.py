@@ -36,6 +36,7 @@ class LayerTrace:
         entropy: [tokens] of the clean probabilities, nats.
         margin: [tokens] the largest clean probability minus the second largest, 0..1.
         fresh: [gates, documents, experts] first choices of fresh gates on this layer's inputs; None where not recorded.
+        informed: the same of gates fitted to where those inputs cluster; of runs alone whose gate started so.
         record: what was recorded of gate and experts; None where not, as of the wide probe set.
     """
 
@@ -47,6 +48,7 @@ class LayerTrace:
     entropy: Floats
     margin: Floats
     fresh: NDArray[np.int32] | None
+    informed: NDArray[np.int32] | None = None
     record: LayerExperts | None = None
 
 
@@ -159,7 +161,8 @@ def _layer(
         first_choice=document_counts(chosen[:, :1], document, documents, experts),
         entropy=_column(columns, f"h{layer}", path).astype(np.float64),
         margin=_column(columns, f"m{layer}", path).astype(np.float64),
-        fresh=_fresh(beside, layer, (documents, experts), path),
+        fresh=_untrained(beside, f"fresh_gates.{layer}", (documents, experts), path),
+        informed=_untrained(beside, f"informed_gates.{layer}", (documents, experts), path),
         record=layer_experts(beside, layer, experts, path),
     )
 
@@ -286,13 +289,13 @@ def _check_neighbour(found: Fields, facts: Fields, path: Path) -> None:
             )
 
 
-def _fresh(
-    beside: Mapping[str, NDArray[Any]], layer: int, shape: tuple[int, int], path: Path
+def _untrained(
+    beside: Mapping[str, NDArray[Any]], name: str, shape: tuple[int, int], path: Path
 ) -> NDArray[np.int32] | None:
-    found = beside.get(f"fresh_gates.{layer}")
+    found = beside.get(name)
     if found is not None and found.shape[1:] != shape:
         raise AnalysisError(
-            f"{path.with_suffix('.safetensors')}: 'fresh_gates.{layer}' must be [gates, documents, experts] = "
+            f"{path.with_suffix('.safetensors')}: {name!r} must be [gates, documents, experts] = "
             f"[…, {shape[0]}, {shape[1]}]; found {list(found.shape)}"
         )
     return found

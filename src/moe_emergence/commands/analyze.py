@@ -12,20 +12,24 @@ def command() -> Command:
     """What `analyze` takes."""
     analyze = Command("analyze", "Compute measures from the records of runs; write Parquet and JSON, print verdicts.")
     add_runs(analyze)
+    analyze.flag("all", "every causal test; without it, those of the first page (the rest takes minutes a run)")
     return analyze
 
 
 def run(arguments: Sequence[str]) -> None:
     """Measure, write, and say what came out."""
-    folders, out = given_folders(command().parse(arguments))
+    given = command().parse(arguments)
+    folders, out = given_folders(given)
 
     from moe_emergence.analysis.export import FOLDER
     from moe_emergence.analysis.reading import read_given
+    from moe_emergence.analysis.scope import ALL, QUICK
     from moe_emergence.analysis.stored import analysed
     from moe_emergence.tracking.console import StageConsole
+    from moe_emergence.training.runtime import processors
 
     with stop_requests(), StageConsole() as progress:
         suite = read_given(folders, out)
-        tables = analysed(suite, progress)
+        tables = analysed(suite, progress, ALL if given["all"] else QUICK, workers=processors())
     print_measures(suite, tables)
     print(f"tables: {suite.folder / FOLDER}")

@@ -30,6 +30,8 @@ def print_measures(suite: "Suite", tables: "Tables") -> None:
     _tables((*summary.tables, *summary.matrices))
     _statements(summary.statements)
     _listed(summary.sentences)
+    for sentence in summary.tested:
+        print_sentence(sentence)
     _warning(summary.warning)
 
 

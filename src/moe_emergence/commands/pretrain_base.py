@@ -1,6 +1,7 @@
 """`pretrain-base`: the recipe of the embedded base, on any corpus."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,11 +9,12 @@ from moe_emergence.commands.arguments import Arguments, Command
 from moe_emergence.commands.fields import fields_of
 from moe_emergence.config import EMBEDDED, DataConfig, ExecutionConfig
 from moe_emergence.interrupt import stop_requests
-from moe_emergence.training.recipe import BaseRecipe
+from moe_emergence.training.recipe import EMBEDDED_MIX, BaseRecipe
 
 PURPOSE = (
-    "Train a small dense GPT-2 from nothing, on training documents only, with the embedded tokenizer; OUT/base is then "
-    "good for --base. The same command continues it."
+    "Train a small dense GPT-2 from nothing, with the embedded tokenizer: on the documents that the embedded corpora "
+    "set apart for it, or on the training documents of your own. OUT/base is then good for --base. The same command "
+    "continues it."
 )
 
 
@@ -41,6 +43,9 @@ def _pretrain(recipe: BaseRecipe, folder: Path, given: Arguments) -> Path:
     from moe_emergence.training.pretrain import pretrain_base
 
     config = DataConfig(corpus=given["corpus"], block_size=recipe.block_size)
-    data = prepared_data(load_corpus(config.corpus), load_tokenizer(EMBEDDED), config, folder / "data")
+    if config.corpus == EMBEDDED and not recipe.mix:
+        recipe = replace(recipe, mix=EMBEDDED_MIX)
+    corpus = load_corpus(config.corpus).for_base()
+    data = prepared_data(corpus, load_tokenizer(EMBEDDED), config, folder / "data", every_block=True)
     execution = ExecutionConfig(device=given["device"], threads=given["threads"])
     return pretrain_base(recipe, data, folder, execution)

@@ -43,19 +43,21 @@ def run(arguments: Sequence[str]) -> None:
 def _page(folders: Sequence[Path], out: Path | None) -> Path:
     from moe_emergence.report.page import report_of
     from moe_emergence.tracking.console import StageConsole
+    from moe_emergence.training.runtime import processors
 
     with StageConsole() as progress:
-        return report_of(*folders, out=out, progress=progress)
+        return report_of(*folders, out=out, progress=progress, workers=processors())
 
 
 def _analysed(folders: Sequence[Path], out: Path | None) -> "tuple[Suite, Tables]":
     from moe_emergence.analysis.reading import read_given
     from moe_emergence.analysis.stored import analysed
     from moe_emergence.tracking.console import StageConsole
+    from moe_emergence.training.runtime import processors
 
     suite = read_given(folders, out)
     with StageConsole() as progress:
-        return suite, analysed(suite, progress)
+        return suite, analysed(suite, progress, workers=processors())
 
 
 def given_folders(given: Arguments) -> tuple[list[Path], Path | None]:

@@ -27,7 +27,7 @@ class Order:
     suite: Suite
     folder: Path
     seeds: tuple[int, ...]
-    workers: int
+    workers: int | None
     quiet: bool
     allow_inexact: bool
     command: str
@@ -38,6 +38,7 @@ def command() -> Command:
     suite = Command("suite", "Train the arms of a suite; the same command continues it. Fields apply to every arm.")
     suite.position("suite", f"its name: {', '.join(SUITES)}")
     add_run_options(suite, None)
+    suite.option("arms", str | None, None, "some of its arms alone, as in dense,moe")
     suite.option("corpus", str | None, None, "the same as --data.corpus: embedded, or a folder with a file a domain")
     suite.flag("dry-run", "print parameters, memory and FLOPs of each arm, and stop")
     suite.fields(field for field in fields_of(RunConfig) if field.name not in ARMS_OWN)
@@ -49,7 +50,9 @@ def add_run_options(command: Command, out: str | None) -> None:
     command.option("out", str | None, out, "the folder of its runs (runs/ and the suite's name if not given)")
     command.option("seeds", int, 1, "how many seeds each arm is trained with")
     command.option("seed", int, 42, "the first of them; the others follow")
-    command.option("workers", int, 1, "runs side by side, of one CPU thread each; one after another uses every core")
+    command.option(
+        "workers", int | None, None, "runs side by side, one CPU thread each; null: one per core where small"
+    )
     command.flag("quiet", "no progress")
     command.flag("allow-inexact", INEXACT)
 
@@ -57,7 +60,9 @@ def add_run_options(command: Command, out: str | None) -> None:
 def run(arguments: Sequence[str]) -> None:
     """Train the suite, or print what it would cost."""
     given = command().parse(arguments)
-    suite = suite_named(given["suite"]).override(changes(given))
+    suite = suite_named(given["suite"])
+    suite = suite if given["arms"] is None else suite.only(given["arms"].split(","))
+    suite = suite.override(changes(given))
     order = order_of(suite, given, shlex.join(["moe-emergence", "suite", *arguments]))
     if given["dry_run"]:
         _print_costs(suite)
@@ -75,7 +80,7 @@ def changes(given: Arguments) -> dict[str, Any]:
 def order_of(suite: Suite, given: Arguments, command: str) -> Order:
     """Check what was given and fill in what was not."""
     for name in ("seeds", "workers"):
-        if given[name] < 1:
+        if given[name] is not None and given[name] < 1:
             raise ConfigError(f"--{name} must be at least 1; got {given[name]}")
     return Order(
         suite=suite,
@@ -119,10 +124,11 @@ def close(folder: Path, *, quiet: bool = False) -> None:
     from moe_emergence.analysis.stored import analysed
     from moe_emergence.report.page import write_report
     from moe_emergence.tracking.console import StageConsole
+    from moe_emergence.training.runtime import processors
 
     suite = read_suite(folder)
     with StageConsole(quiet=quiet) as progress:
-        tables = analysed(suite, progress)
+        tables = analysed(suite, progress, workers=processors())
         page = write_report(suite, tables, progress)
     print_closing(suite, tables)
     print(f"page: {page}")

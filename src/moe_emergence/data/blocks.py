@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from tokenizers import Tokenizer
 
 from moe_emergence.config import DataConfig
 from moe_emergence.data.corpora import Corpus
-from moe_emergence.data.packing import Blocks, balance, pack
+from moe_emergence.data.packing import Blocks, balance, concatenate, pack
 from moe_emergence.data.probe import Encoded, Probe, probe_of, wide_probe_of
-from moe_emergence.data.splits import SPLITS, Split
+from moe_emergence.data.splits import ARM_SPLITS, Split
 from moe_emergence.data.tokenizer import encode, end_of_text_id, tokenizer_digest
 from moe_emergence.errors import DataError
 from moe_emergence.interrupt import stop_if_asked
@@ -90,8 +90,10 @@ def token_byte_lengths(tokenizer: Tokenizer) -> NDArray[np.int64]:
     return lengths
 
 
-def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> PreparedData:
+def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, *, every_block: bool = False) -> PreparedData:
     """Encode, pack and balance every split of `corpus`, and choose the probe documents.
+
+    With `every_block` no training block is left out for balance: for a mix of its own to be drawn from them.
 
     Raises:
         DataError: token ids above 65,535, a domain too small for one block in some split, or a probe too small.
@@ -101,17 +103,16 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
         raise DataError(f"the tokenizer has ids up to {len(token_bytes) - 1}; at most 65535 can be stored")
     end_of_text = end_of_text_id(tokenizer)
     encoded = {
-        split: [_encoded_domain(corpus, tokenizer, split, domain) for domain in corpus.domains] for split in SPLITS
+        split: [_encoded_domain(corpus, tokenizer, split, domain) for domain in corpus.domains] for split in ARM_SPLITS
     }
     splits = {
-        split: balance(
+        split: (concatenate if every_block and split == "train" else partial(balance, seed=_BALANCE_SEED))(
             [
                 _packed_domain(encoded[split][number], corpus, split, number, config.block_size, end_of_text)
                 for number in range(len(corpus.domains))
-            ],
-            seed=_BALANCE_SEED,
+            ]
         )
-        for split in SPLITS
+        for split in ARM_SPLITS
     }
     documents = tuple(
         {
@@ -139,9 +140,9 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
                 domain: sum(len(tokens) + 1 for _, tokens in encoded[split][number])
                 for number, domain in enumerate(corpus.domains)
             }
-            for split in SPLITS
+            for split in ARM_SPLITS
         },
-        "blocks_per_domain": {split: len(splits[split]) // len(corpus.domains) for split in SPLITS},
+        "blocks_per_domain": {split: int(np.bincount(splits[split].domain).min()) for split in ARM_SPLITS},
         "documents": documents,
     }
     return PreparedData(
@@ -154,14 +155,14 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig) -> Prepare
         documents=documents,
         token_bytes=token_bytes,
         tokenizer=tokenizer,
-        digest=_digest(corpus.digest, tokenizer, config),
+        digest=_digest(corpus.digest, tokenizer, config, every_block),
         manifest=manifest,
     )
 
 
-def _digest(corpus_digest: str, tokenizer: Tokenizer, config: DataConfig) -> str:
+def _digest(corpus_digest: str, tokenizer: Tokenizer, config: DataConfig, every_block: bool) -> str:
     cutting = [config.block_size, config.probe_tokens, config.wide_probe_tokens]
-    parts = [_FORMAT, corpus_digest, tokenizer_digest(tokenizer), *cutting]
+    parts = [_FORMAT, corpus_digest, tokenizer_digest(tokenizer), *cutting, *(["every block"] if every_block else [])]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -185,17 +186,21 @@ def _packed_domain(encoded: Encoded, corpus: Corpus, split: Split, number: int, 
     return blocks
 
 
-def prepared_folder(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, cache: Path) -> Path:
+def prepared_folder(
+    corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, cache: Path, *, every_block: bool = False
+) -> Path:
     """The folder under `cache` with what `prepare` makes of these, made now unless it is there."""
-    folder = cache / _digest(corpus.digest, tokenizer, config)[:16]
+    folder = cache / _digest(corpus.digest, tokenizer, config, every_block)[:16]
     if not (folder / MANIFEST).exists():
-        save_prepared(prepare(corpus, tokenizer, config), folder)
+        save_prepared(prepare(corpus, tokenizer, config, every_block=every_block), folder)
     return folder
 
 
-def prepared_data(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, cache: Path) -> PreparedData:
+def prepared_data(
+    corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, cache: Path, *, every_block: bool = False
+) -> PreparedData:
     """`prepare`, kept in and read from `cache`."""
-    return load_prepared(prepared_folder(corpus, tokenizer, config, cache))
+    return load_prepared(prepared_folder(corpus, tokenizer, config, cache, every_block=every_block))
 
 
 def save_prepared(data: PreparedData, folder: Path) -> None:
@@ -203,7 +208,7 @@ def save_prepared(data: PreparedData, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"{split}.{name}": np.ascontiguousarray(getattr(data.split(split), name))
-        for split in SPLITS
+        for split in ARM_SPLITS
         for name in ("tokens", "domain", "document", "position")
     }
     probes = {"probe": data.probe} | ({} if data.wide is None else {"wide": data.wide})
@@ -242,7 +247,7 @@ def load_prepared(folder: Path) -> PreparedData:
         read = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (not a mapping)
     parts = {
         split: Blocks(**{name: read[f"{split}.{name}"] for name in ("tokens", "domain", "document", "position")})
-        for split in SPLITS
+        for split in ARM_SPLITS
     }
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
     texts = json.loads((folder / TEXTS).read_text("utf-8"))

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,11 +24,12 @@ from moe_emergence.data.cleaning import clean_documents
 from moe_emergence.data.dedup import deduplicate
 from moe_emergence.data.documents import Document
 from moe_emergence.data.reading import read_folder
-from moe_emergence.data.splits import Split, split_documents
+from moe_emergence.data.splits import SPLITS, Split, split_documents
 from moe_emergence.errors import DataError
 
 ASSETS = resources.files("moe_emergence.data") / "assets"
 PARQUET, MANIFEST = "corpora.parquet", "corpora.json"
+_DEALING_SEED = 0
 COLUMNS = ("id", "domain", "source", "licence", "group", "split", "text")
 
 
@@ -38,7 +40,7 @@ class Corpus:
     Attributes:
         name: `embedded`, or the folder it was read from.
         documents: in the order in which they are indexed everywhere else.
-        splits: document id to train, dev or test.
+        splits: document id to base, train, dev or test.
         digest: sha256 over every document's id, domain, split and text.
         record: what cleaning and de-duplication did, with counts.
     """
@@ -53,6 +55,17 @@ class Corpus:
     def domains(self) -> tuple[str, ...]:
         """Domain names in the order of their indices."""
         return tuple(dict.fromkeys(document.domain for document in self.documents))
+
+    def for_base(self) -> "Corpus":
+        """The corpus as the base is trained on it: its own documents train, and those of the arms are out of reach.
+
+        The corpus itself where no document is set apart for a base: there a base and its arms share `train`.
+        """
+        if "base" not in self.splits.values():
+            return self
+        turned: dict[Split, Split] = {"base": "train", "train": "base"}
+        splits = {name: turned.get(split, split) for name, split in self.splits.items()}
+        return dataclasses.replace(self, splits=splits, digest=corpus_digest(self.documents, splits))
 
     def members(self, split: Split, domain: str) -> list[tuple[int, Document]]:
         """(index, document) of one domain's documents in one split."""
@@ -72,9 +85,28 @@ def corpus_digest(documents: Sequence[Document], splits: Mapping[str, Split]) ->
     return digest.hexdigest()
 
 
-def load_corpus(name: str = EMBEDDED) -> Corpus:
-    """The embedded corpora, or those in the folder `name`."""
-    return _embedded_corpus() if name == EMBEDDED else _folder_corpus(Path(name))
+def load_corpus(name: str = EMBEDDED, *, deal_domains: bool = False) -> Corpus:
+    """The embedded corpora, or those in the folder `name`; with `deal_domains` as `dealt` makes it."""
+    corpus = _embedded_corpus() if name == EMBEDDED else _folder_corpus(Path(name))
+    return dealt(corpus) if deal_domains else corpus
+
+
+def dealt(corpus: Corpus) -> Corpus:
+    """The corpus with the domains dealt anew, at random, to the documents of each split: a null.
+
+    Each split keeps how many documents a domain has; texts, ids and splits stay. One seed, so that all arms and seeds
+    of a suite read the same.
+    """
+    domain = np.array([document.domain for document in corpus.documents])
+    split = np.array([corpus.splits[document.id] for document in corpus.documents])
+    random = np.random.Generator(np.random.Philox(_DEALING_SEED))
+    for name in SPLITS:
+        places = np.flatnonzero(split == name)
+        domain[places] = domain[random.permutation(places)]
+    order = {name: number for number, name in enumerate(corpus.domains)}
+    documents = [dataclasses.replace(d, domain=str(name)) for d, name in zip(corpus.documents, domain, strict=True)]
+    documents.sort(key=lambda document: order[document.domain])  # stable: domains keep their numbers
+    return dataclasses.replace(corpus, documents=tuple(documents), digest=corpus_digest(documents, corpus.splits))
 
 
 def write_corpus(corpus: Corpus, parquet: Path) -> None:

@@ -1,15 +1,19 @@
-"""Which documents train, which are held out: decided by document, never by block, and by nothing but their names."""
+"""Which documents the base sees, which train, which are held out: decided by document, never by block, and by nothing
+but their names."""
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, cast
 
 from moe_emergence.data.documents import Document
 from moe_emergence.errors import DataError
 
-Split = Literal["train", "dev", "test"]
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+Split = Literal["base", "train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("base", "train", "dev", "test")
+"""`base`, of the embedded corpora alone: documents that the embedded base was trained on, and no arm is."""
+ARM_SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+"""What arms read."""
 
 
 def held_out_count(documents: int) -> int:
@@ -29,7 +33,8 @@ def split_documents(documents: Sequence[Document], *, embedded: bool) -> dict[st
     """Each document's split by id.
 
     In each domain the groups (a document alone, unless it declares a wider one) are ranked by the hash of their name;
-    from the top they go to test until it holds its count of documents, then to dev, and the rest trains.
+    from the top they go to test until it holds its count of documents, then to dev, then, of embedded corpora, to the
+    base until it holds half of what is left; the rest trains.
 
     Raises:
         DataError: a domain is too small to hold anything out or to leave anything for training.
@@ -46,7 +51,7 @@ def split_documents(documents: Sequence[Document], *, embedded: bool) -> dict[st
                 f"and one "
                 "for test: add documents, or divide the text into smaller ones"
             )
-        splits.update(_split_domain(members, wanted))
+        splits.update(_split_domain(members, wanted, with_base=embedded))
         if "train" not in {splits[d.id] for d in members}:
             raise DataError(
                 f"domain {domain!r} has {len(members)} documents, all of which are held out ({wanted} each for dev and "
@@ -55,15 +60,15 @@ def split_documents(documents: Sequence[Document], *, embedded: bool) -> dict[st
     return splits
 
 
-def _split_domain(members: Iterable[Document], wanted: int) -> dict[str, Split]:
+def _split_domain(members: Sequence[Document], wanted: int, *, with_base: bool) -> dict[str, Split]:
     groups: dict[str, list[str]] = defaultdict(list)
     for document in members:
         groups[document.group].append(document.id)
+    left = {"test": wanted, "dev": wanted, "base": (len(members) - 2 * wanted) // 2 if with_base else 0}
     splits: dict[str, Split] = {}
-    filled = {"test": 0, "dev": 0}
     for group in sorted(groups, key=lambda name: hashlib.sha256(name.encode()).digest()):
-        target: Split = "test" if filled["test"] < wanted else "dev" if filled["dev"] < wanted else "train"
+        target = cast(Split, next((split for split, places in left.items() if places > 0), "train"))
         if target != "train":
-            filled[target] += len(groups[group])
+            left[target] -= len(groups[group])
         splits.update(dict.fromkeys(groups[group], target))
     return splits

@@ -1,7 +1,7 @@
 """Presets: a run is a function of its baseline.
 
 The runs without a prefix train the embedded base; their settings were frozen by a pilot on dev documents
-(`docs/decisions/005-pilot.md`). The `gpt2` runs have the published settings of GPT-2 small.
+(`docs/decisions/011-pilot.md`). The `gpt2` runs have the published settings of GPT-2 small.
 """
 
 from collections.abc import Callable
@@ -10,24 +10,27 @@ from dataclasses import replace
 from moe_emergence.config import DataConfig, MoEConfig, OptimizerConfig, RunConfig, TrainingConfig
 
 
+PUBLISHED_Z = 0.001
+
+
 def dense() -> RunConfig:
     """The base trained on, without experts: what every other arm is compared with."""
     return RunConfig(
         name="dense",
         question="What does more training alone do?",
         data=DataConfig(dev_blocks=8, test_blocks=64, probe_tokens=27_648),
-        optimizer=OptimizerConfig(learning_rate=1e-4, gate_multiplier=30.0),
-        training=TrainingConfig(steps=240, batch_size=16, evaluations=12, checkpoint_every=80),
+        optimizer=OptimizerConfig(learning_rate=2e-3, gate_multiplier=20.0),
+        training=TrainingConfig(steps=320, batch_size=16, evaluations=12, checkpoint_every=80),
     )
 
 
 def with_experts(baseline: RunConfig) -> RunConfig:
-    """8 experts, top-1, balanced over the global batch, annealed noise."""
+    """8 experts, top-1, balanced over the global batch, annealed noise, no z-loss."""
     return replace(
         baseline,
         name="moe",
         question="Do balanced experts specialise, and does it lower the loss?",
-        moe=MoEConfig(),
+        moe=MoEConfig(z_coef=0.0),
     )
 
 
@@ -65,7 +68,7 @@ def balanced_over_steps(baseline: RunConfig) -> RunConfig:
 
 
 def balanced_by_bias(baseline: RunConfig) -> RunConfig:
-    """The loss-free bias in place of the balance loss. 1e-3 a step moves a bias by at most 0.24 in 240 steps: expect a
+    """The loss-free bias in place of the balance loss. 1e-3 a step moves a bias by at most 0.32 in 320 steps: expect a
     max violation between that without balancing and that with the loss, and no less domain information."""
     question = "Does balancing without a gradient leave experts freer to specialise?"
     return _changed(baseline, "loss_free", question, balance_coef=0.0, bias_rate=1e-3)
@@ -92,10 +95,33 @@ def round_robin_router(baseline: RunConfig) -> RunConfig:
     return _changed(baseline, "round_robin", question, router="round_robin")
 
 
+def centroid_gates(baseline: RunConfig) -> RunConfig:
+    """Only the gate's start differs: where its inputs cluster. Expect most domain information at step 0, and less after
+    training, since balancing and the LM loss do not ask for clusters; what counts is what it has beyond other k-means
+    of the same hidden states."""
+    question = "Do experts specialise further when their gate starts where the hidden states cluster?"
+    return _changed(baseline, "centroids", question, gate_init="centroids")
+
+
+def partly_redrawn(baseline: RunConfig) -> RunConfig:
+    """Only the experts' start differs: half of each one's hidden units are drawn anew. Expect a higher LM loss at step
+    0 and experts less alike; the paper gains only after far longer training."""
+    question = "Do experts that start apart specialise more than copies do?"
+    return _changed(baseline, "drop_upcycled", question, reinit_share=0.5)
+
+
+def oracle(baseline: RunConfig) -> RunConfig:
+    """Only the router differs: it is told the domain and divides the experts among the domains. Expect I(E;D) = H(D)
+    exactly, and the lowest LM loss that dividing experts by domain alone can give: the upper end of the scale."""
+    question = "What would experts gain that are divided among the domains by hand?"
+    return _changed(baseline, "oracle", question, router="domain")
+
+
 def gpt2(baseline: RunConfig) -> RunConfig:
     """The same at GPT-2 small's published settings."""
     return replace(
         baseline,
+        moe=None if baseline.moe is None else replace(baseline.moe, z_coef=PUBLISHED_Z),
         name=f"gpt2_{baseline.name}",
         base="gpt2",
         data=DataConfig(block_size=512),
@@ -125,6 +151,9 @@ _EMBEDDED: dict[str, Callable[[], RunConfig]] = {
     "frozen": lambda: frozen_router(_moe()),
     "hash": lambda: hash_router(_moe()),
     "round_robin": lambda: round_robin_router(_moe()),
+    "centroids": lambda: centroid_gates(_moe()),
+    "drop_upcycled": lambda: partly_redrawn(_moe()),
+    "oracle": lambda: oracle(_moe()),
 }
 
 

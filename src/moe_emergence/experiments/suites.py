@@ -2,7 +2,7 @@
 
 import difflib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,16 +18,25 @@ _QUICKSTART: tuple[_Row, ...] = (
     ("moe", "dense", ("moe",)),
     ("no_lb", "moe", ("moe.balance_coef",)),
     ("top2", "moe", ("moe.top_k",)),
-    ("moe_blocks", "moe", ("moe.balance_window",)),
+    ("oracle", "moe", ("moe.router",)),
 )
 _BALANCING: tuple[_Row, ...] = (
     ("moe", None, ()),
+    ("moe_blocks", "moe", ("moe.balance_window",)),
     ("moe_sequence", "moe", ("moe.balance_window",)),
     ("moe_ema", "moe", ("moe.balance_window",)),
     ("loss_free", "moe", ("moe.balance_coef", "moe.bias_rate")),
+)
+_NULLS: tuple[_Row, ...] = (
+    ("moe", None, ()),
     ("frozen", "moe", ("moe.router",)),
     ("hash", "moe", ("moe.router",)),
     ("round_robin", "moe", ("moe.router",)),
+)
+_INITIALISATION: tuple[_Row, ...] = (
+    ("moe", None, ()),
+    ("centroids", "moe", ("moe.gate_init",)),
+    ("drop_upcycled", "moe", ("moe.reinit_share",)),
 )
 
 
@@ -87,6 +96,17 @@ class Suite:
         if name not in found:
             raise ConfigError(f"suite {self.name} has no arm {name!r}; its arms are {', '.join(found)}")
         return found[name]
+
+    def only(self, names: Sequence[str]) -> "Suite":
+        """The suite with these arms alone, in its own order; an arm whose baseline is left out is compared with none.
+
+        Raises:
+            ConfigError: there is no such arm; names those that there are.
+        """
+        wanted = {self.arm(name).name for name in names}
+        kept = [arm for arm in self.arms if arm.name in wanted]
+        arms = tuple(arm if arm.baseline in wanted else replace(arm, baseline=None) for arm in kept)
+        return replace(self, arms=arms)
 
     def changes(self, arm: Arm) -> dict[str, tuple[Any, Any]]:
         """Dotted field to (baseline's value, this arm's), for every field in which the two differ."""
@@ -156,15 +176,21 @@ def _arms(rows: tuple[_Row, ...], prefix: str = "") -> tuple[Arm, ...]:
 QUESTION = "Do experts copied from one MLP specialise by domain, and what does load balancing do to it?"
 
 
-CHOSEN_FOR_MOE = (
-    "The recipe was chosen on dev documents and other seeds for a large gain of domain information in the arm moe at "
-    "no cost in LM loss or balance; the other arms run at the recipe that suits moe (docs/decisions/005-pilot.md)."
+CHOSEN = (
+    "The rate is the one that suits dense best, the gate's multiplier and z the ones that cost moe no LM loss and keep "
+    "its experts in use; chosen on dev documents and other seeds (docs/decisions/011-pilot.md)."
+)
+
+
+INFORMED_NULL = (
+    "The arm centroids starts with a gate that already tells domains apart. It is called specialised only for what it "
+    "has beyond other untrained gates of the same start (docs/decisions/013-informed-start.md)."
 )
 
 
 def quickstart() -> Suite:
     """Five arms of the embedded base: minutes on a laptop."""
-    return Suite(name="quickstart", question=QUESTION, arms=_arms(_QUICKSTART), note=CHOSEN_FOR_MOE)
+    return Suite(name="quickstart", question=QUESTION, arms=_arms(_QUICKSTART), note=CHOSEN)
 
 
 def full_size() -> Suite:
@@ -173,18 +199,46 @@ def full_size() -> Suite:
 
 
 def balancing() -> Suite:
-    """Seven arms of the embedded base, half as long again as the quickstart: four ways to balance, three routers that
-    learn nothing. Expect domain information in the order round_robin (0 above its null), moe_sequence, moe; even loads
-    in all but hash, frozen and, for so few steps of its bias, loss_free."""
+    """Five ways to balance. Expect domain information in the order moe_sequence, moe_blocks, moe, and even loads in all
+    but, for so few steps of its bias, loss_free."""
     return Suite(
         name="balancing",
-        question="How does the way of balancing bear on specialisation, and what do routers show that learn nothing?",
+        question="How does the way of balancing bear on specialisation?",
         arms=_arms(_BALANCING),
-        note=CHOSEN_FOR_MOE,
+        note=CHOSEN,
     )
 
 
-SUITES = {"quickstart": quickstart, "gpt2": full_size, "balancing": balancing}
+def initialisation() -> Suite:
+    """Three arms of the embedded base: a random gate over copied experts, an informed gate, and experts that start
+    apart. Expect domain information of centroids highest at step 0 and falling; whether any arm ends beyond its
+    untrained gates is the question."""
+    return Suite(
+        name="initialisation",
+        question="Does it help experts to specialise if the gate or the experts start apart?",
+        arms=_arms(_INITIALISATION),
+        note=f"{CHOSEN} {INFORMED_NULL}",
+    )
+
+
+def nulls() -> Suite:
+    """Three routers that learn nothing, beside `moe`. Expect none of them to be called specialised: round_robin shows 0
+    bits above its null, frozen what untrained gates show, hash what the vocabulary gives away."""
+    return Suite(
+        name="nulls",
+        question="What do experts show whose routers learn nothing?",
+        arms=_arms(_NULLS),
+        note=CHOSEN,
+    )
+
+
+SUITES = {
+    "quickstart": quickstart,
+    "gpt2": full_size,
+    "balancing": balancing,
+    "nulls": nulls,
+    "initialisation": initialisation,
+}
 """Every suite by name."""
 
 FAST = {

@@ -235,7 +235,7 @@ class GPT2MoEForCausalLM(GPT2MoEPreTrainedModel, GenerationMixin):
         self, lm_loss: Tensor | None, balance: Tensor | None, z_loss: Tensor | None, share: float | Tensor
     ) -> Tensor | None:
         terms = ((self.config.router_aux_loss_coef, balance), (self.config.router_z_loss_coef, z_loss))
-        if lm_loss is None or not self.training:
+        if lm_loss is None or not self.training or self.config.router in ASSIGNING_ROUTERS:
             return lm_loss
         acting = [share * coefficient * term for coefficient, term in terms if coefficient > 0 and term is not None]
         return sum(acting, start=lm_loss)

@@ -1,13 +1,15 @@
 """Putting MoE layers into a model's blocks, in place, and filling them from the MLPs they replace."""
 
+from collections.abc import Mapping
 from typing import cast
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe_emergence.config import MoEConfig
-from moe_emergence.errors import ModelError
+from moe_emergence.errors import ConfigError, ModelError
 from moe_emergence.models.families import Family, family_of
 from moe_emergence.models.layers import resolve_layers
 from moe_emergence.moe.experts import Dispatch
@@ -15,8 +17,11 @@ from moe_emergence.moe.layer import MoE, MoESpec, MoEWrapper
 from moe_emergence.moe.noise import keyed_normal
 from moe_emergence.moe.router import Router
 
-# First word of the key of each kind of random number, so that no two share a stream and neither moves the other.
-_GATE, _PERTURBATION = 1, 2
+# First word of the key of each kind of random number, so that no two share a stream and neither moves the other. Those
+# of drop-upcycling are beyond any block's index, which is the first word of the routers' noise.
+_GATE, _PERTURBATION, _UNITS, _REDRAWN = 1, 2, 2**32 + 1, 2**32 + 2
+_UNIT_AXIS = {"up_proj": 1, "up_proj_bias": 0, "down_proj": 0}
+"""For each parameter of one expert that has a part for each hidden unit, the axis that they lie along."""
 
 
 def install_moe_layers(
@@ -43,25 +48,68 @@ def install_moe_layers(
 
 @torch.no_grad()
 def fill_layer(
-    layer: MoE, family: Family, dense_block: nn.Module, moe: MoEConfig, *, seed: int, gate_std: float
+    layer: MoE,
+    family: Family,
+    dense_block: nn.Module,
+    moe: MoEConfig,
+    *,
+    seed: int,
+    gate_std: float,
+    gate: Float[Tensor, "experts hidden"] | None = None,
 ) -> None:
     """Sparse upcycling of one layer [Komatsuzaki 2022], with private random numbers keyed by the seed.
 
     Expert = MLP + Gaussian noise of standard deviation `perturbation` × that parameter's own (a constant parameter
-    stays); gate ~ N(0, gate_std²), loss-free bias 0. Keys hold block and expert, so that arms which differ in k, in the
-    number of experts or in the perturbation share all they have in common.
+    stays), and a share of its hidden units drawn anew (`redraw_units`); gate as given or ~ N(0, gate_std²), loss-free
+    bias 0. Keys hold block and expert, so that arms which differ in k, in the number of experts, in the perturbation or
+    in the share share all they have in common.
+
+    Raises:
+        ConfigError: the gate is to start from centroids, and none is given.
     """
+    if gate is None and moe.gate_init == "centroids":
+        raise ConfigError(
+            "moe.gate_init 'centroids' is fitted on a run's training tokens, which `train` and `suite` read: use "
+            "those, or take moe.gate_init 'small_random'"
+        )
     block = layer.router.layer_idx or 0
-    for position, (name, dense) in enumerate(family.mlp_parameters(dense_block).items()):
+    mlp = family.mlp_parameters(dense_block)
+    for position, (name, dense) in enumerate(mlp.items()):
         stack = layer.experts.get_parameter(name)
         stack.copy_(dense.expand_as(stack))
         scale = moe.perturbation * float(dense.double().std(correction=0))
         for expert in range(moe.num_experts) if scale > 0 else ():
             noise = keyed_normal(dense.shape, seed=seed, stream=(_PERTURBATION, block, expert, position))
             stack[expert] += (scale * noise).to(stack)
-    draw_gate(layer.router, seed=seed, std=gate_std)
+    if moe.reinit_share > 0:
+        redraw_units(layer, mlp, moe.reinit_share, seed=seed)
+    if gate is None:
+        draw_gate(layer.router, seed=seed, std=gate_std)
+    else:
+        layer.router.gate.weight.copy_(gate)
     if layer.router.expert_bias is not None:
         layer.router.expert_bias.zero_()
+
+
+@torch.no_grad()
+def redraw_units(layer: MoE, mlp: Mapping[str, Tensor], share: float, *, seed: int) -> None:
+    """Drop-upcycling [Nakamura et al. 2025, 2502.19261, §3]: each expert loses what it had of the MLP in the nearest
+    whole number to share × units of its hidden units, drawn for it alone.
+
+    A unit's column of `up_proj`, its entry of that one's bias and its row of `down_proj` are replaced by N(μ, σ²), with
+    μ and σ those of the same parameter of `mlp` over all units drawn. The paper's models have no biases, and its
+    published code draws the units of each matrix on its own; here a unit is drawn anew as a whole.
+    """
+    block, units = layer.router.layer_idx or 0, mlp["up_proj"].shape[1]
+    for expert in range(layer.experts.num_experts):
+        order = keyed_normal((units,), seed=seed, stream=(_UNITS, block, expert)).argsort(stable=True)
+        chosen = order[: round(share * units)]
+        for position, (name, axis) in enumerate(_UNIT_AXIS.items()):
+            dropped = mlp[name].index_select(axis, chosen.to(mlp[name].device)).double().cpu()
+            noise = keyed_normal(dropped.shape, seed=seed, stream=(_REDRAWN, block, expert, position))
+            drawn = dropped.mean() + dropped.std(correction=0) * noise
+            stack = layer.experts.get_parameter(name)
+            stack[expert].index_copy_(axis, chosen.to(stack.device), drawn.to(stack))
 
 
 @torch.no_grad()

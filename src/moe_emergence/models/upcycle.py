@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -61,10 +61,17 @@ def upcycle(
     seed: int,
     experts_implementation: str = "grouped_mm",
     gate_scale: str = "renormalised",
+    gates: Mapping[int, Float[Tensor, "experts hidden"]] | None = None,
 ) -> GPT2MoEForCausalLM:
     """The dense model with experts in `moe.layers`, on its device and in its dtype and mode; `dense` stays as it is.
 
     All random numbers are private and keyed by the seed (see `fill_layer`); torch's generators are not touched.
+
+    Args:
+        gates: of each block with experts, where its gate starts; None draws them small and random.
+
+    Raises:
+        ConfigError: `moe.gate_init` asks for centroids, which are a matter of data, and no gates are given.
     """
     if not isinstance(dense, GPT2LMHeadModel):
         raise ModelError(f"upcycling takes a GPT-2 with its language-modelling head; got {type(dense).__name__}")
@@ -72,7 +79,7 @@ def upcycle(
     config._experts_implementation = experts_implementation
     with torch.device("meta"):
         model = GPT2MoEForCausalLM(config)
-    _fill_experts(model, dense, moe, seed)
+    _fill_experts(model, dense, moe, seed, gates)
     _copy_the_rest(model, dense)
     model.generation_config = copy.deepcopy(dense.generation_config)
     model.train(dense.training)
@@ -94,7 +101,8 @@ def ancestor_state(dense: PreTrainedModel, layers: Sequence[int]) -> dict[str, T
 def upcycle_receipt(
     dense: PreTrainedModel, moe_model: PreTrainedModel, input_ids: Int[Tensor, "batch sequence"]
 ) -> UpcycleReceipt:
-    """Compare the two on one batch, both in eval mode for its length."""
+    """Compare the two on one batch, both in eval mode for its length. (An oracle must be told its domains around it:
+    `told_domains`.)"""
     with _evaluating(dense, moe_model):
         ours: Tensor = moe_model(input_ids=input_ids).logits
         theirs: Tensor = dense(input_ids=input_ids).logits
@@ -121,13 +129,16 @@ def active_parameters(model: PreTrainedModel) -> int:
     return total - idle
 
 
-def _fill_experts(model: GPT2MoEForCausalLM, dense: PreTrainedModel, moe: MoEConfig, seed: int) -> None:
+def _fill_experts(
+    model: GPT2MoEForCausalLM, dense: PreTrainedModel, moe: MoEConfig, seed: int, gates: Mapping[int, Tensor] | None
+) -> None:
     family = family_of(dense.config)
     ours, theirs = family.blocks_of(model), family.blocks_of(dense)
     for index in model.moe_layer_indices:
         (layer,) = (module for module in ours[index].modules() if isinstance(module, MoE))
         materialise(layer, family.mlp_of(theirs[index]))
-        fill_layer(layer, family, theirs[index], moe, seed=seed, gate_std=dense.config.initializer_range)
+        gate = None if gates is None else gates[index]
+        fill_layer(layer, family, theirs[index], moe, seed=seed, gate_std=dense.config.initializer_range, gate=gate)
 
 
 def _copy_the_rest(model: GPT2MoEForCausalLM, dense: PreTrainedModel) -> None:

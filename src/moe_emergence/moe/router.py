@@ -1,7 +1,7 @@
 """The gate: which experts a token goes to, and with what weight."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from jaxtyping import Float, Int
@@ -32,9 +32,9 @@ class Router(nn.Module):
     noise, and weighted by s alone. b is a buffer, in fp32 whatever the model's precision: bf16 would lose its steps of
     1e-3 from 0.5 on, and change them before. `update_bias` moves it. Without, the state has no entry for it.
 
-    `kind` names a null: a `frozen` gate is never trained; `hash` and `round_robin` leave the gate unused and assign
-    experts by the context's token ids or positions: logits 0, probabilities and weights 1/k on the chosen (whatever the
-    gate scale), entropy ln k, no gradient.
+    `kind` names a null: a `frozen` gate is never trained; `hash`, `round_robin` and the oracle `domain` leave the gate
+    unused and assign experts by the context's token ids, positions, or domains and token ids: logits 0, probabilities
+    and weights 1/k on the chosen (whatever the gate scale), entropy ln k, no gradient.
     """
 
     expert_bias: Float[Tensor, " experts"] | None
@@ -215,6 +215,16 @@ def routing_context(routers: list[Router], context: RoutingContext | None) -> It
     finally:
         for router, previous in zip(routers, before, strict=True):
             router.context = previous
+
+
+def told_domains(model: nn.Module, domains: Tensor, num_domains: int) -> AbstractContextManager[None]:
+    """Tell an oracle's routers the domain of each sequence for the length of the block; other models need not know."""
+    routers = [router for router in routers_of(model) if router.kind == "domain"]
+    if not routers:
+        return nullcontext()
+    index = torch.arange(len(domains))  # keys noise, of which such a router has none
+    context = RoutingContext(seed=0, step=0, sequence_index=index, domains=domains, num_domains=num_domains)
+    return routing_context(routers, context)
 
 
 def set_noise_annealing(model: nn.Module, anneal_steps: int) -> None:

@@ -20,6 +20,7 @@ from moe_emergence.config import to_dict
 from moe_emergence.report import numbers
 from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.arms_compared import arms_compared
+from moe_emergence.report.causal_tests import causal_tests
 from moe_emergence.report.collapse import collapse_sentences
 from moe_emergence.report.drawings import drawings
 from moe_emergence.report.emergence import emergence
@@ -46,15 +47,15 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def report_of(*folders: Path, out: Path | None = None, progress: Progress = silent) -> Path:
+def report_of(*folders: Path, out: Path | None = None, progress: Progress = silent, workers: int = 1) -> Path:
     """`write_report` of a suite or of runs, from their records (`analysis.reading.read_given`); `progress` is told of
-    what has to be measured first, then of the figures.
+    what has to be measured first, by `workers` processes, then of the figures.
 
     Raises:
         AnalysisError: a record is missing or torn (names file and key), or the folder cannot be written.
     """
     suite = read_given(folders, out)
-    return write_report(suite, analysed(suite, progress), progress)
+    return write_report(suite, analysed(suite, progress, workers=workers), progress)
 
 
 def write_report(suite: Suite, tables: Tables, progress: Progress = silent) -> Path:
@@ -124,6 +125,8 @@ def _context(suite: Suite, tables: Tables, progress: Progress) -> dict[str, Any]
         "statements": list(statements(suite, tables)),
         "evidence": evidence_tables(suite, tables),
         "specialists": specialists(suite, tables),
+        "causal_tests": list(causal_tests(tables)),
+        "measured": {field.name for field in fields(tables) if getattr(tables, field.name)},
         "window": WINDOW,
         "own_tokens": OWN_TOKENS,
         "collapse": list(collapse_sentences(suite, tables)),

@@ -7,6 +7,7 @@ from moe_emergence.analysis.scores import PER_AFFECTED, TOTAL
 from moe_emergence.analysis.tables import Tables
 from moe_emergence.report.answer import answers, too_short
 from moe_emergence.report.arms_compared import ARMS_TITLE, arms_table
+from moe_emergence.report.causal_tests import causal_tests
 from moe_emergence.report.evidence_tables import rerouting_scores
 from moe_emergence.report.lead import lead
 from moe_emergence.report.matrices import knockout_matrices
@@ -44,6 +45,7 @@ class Summary:
         lead: the page's first sentences; alerts: what must not be missed.
         sentences: the answer box of the page, one finding each, alerts included.
         curves: what moved over training; going: the same of runs still going, so far.
+        tested: which causal tests were made, and how the others are.
         scores: the measures that foretell best what rerouting an expert costs.
         statements: what may be said of each layer of each run; matrices: what its experts are worth to each domain.
     """
@@ -57,6 +59,7 @@ class Summary:
     tables: tuple[TextTable, ...]
     curves: tuple[Curves, ...]
     going: tuple[Curves, ...]
+    tested: tuple[str, ...]
     scores: TextTable
 
 
@@ -79,6 +82,7 @@ def suite_summary(suite: Suite, tables: Tables) -> Summary:
         tables=tuple(table for table in short if table.rows),
         curves=suite_curves(tables),
         going=going_curves(suite),
+        tested=tuple(causal_tests(tables)),
         scores=_top_scores(tables),
     )
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from moe_emergence.data.blocks import PreparedData
 from moe_emergence.data.packing import Blocks
 from moe_emergence.interrupt import stop_if_asked
+from moe_emergence.moe.router import told_domains
 from moe_emergence.routing import RouterOutput, entropy_of, expert_counts
 
 BATCH = 16
@@ -47,7 +48,9 @@ def evaluate(
     layers: list[_LayerTally] = []
     for start, tokens in _token_batches(blocks, rows, device):
         poll()
-        output = model(input_ids=tokens, use_cache=False)
+        of_batch = torch.from_numpy(domains[start : start + len(tokens)].astype(np.int64))
+        with told_domains(model, of_batch, len(data.domains)):
+            output = model(input_ids=tokens, use_cache=False)
         losses[start : start + len(tokens)] = next_token_losses(output.logits, tokens).cpu().double().numpy()
         routes: tuple[RouterOutput, ...] = getattr(output, "routes", None) or ()
         layers = layers or [_LayerTally(route, len(data.domains)) for route in routes]

@@ -52,7 +52,8 @@ class Looks:
         if ends:
             self._evaluate(step, "test", self.config.data.test_blocks)
         began = time.perf_counter()
-        self._trace(step, inexact, fresh_gates=ends, ancestor=self._ancestor())
+        informed = ends and self.config.moe is not None and self.config.moe.gate_init == "centroids"
+        self._trace(step, inexact, fresh_gates=ends, informed_gates=informed, ancestor=self._ancestor())
         if ends and self.data.wide is not None:
             self._trace(step, inexact, wide=True)
         if step in self.snapshot_steps or (ends and step > 0 and self.snapshot_steps):

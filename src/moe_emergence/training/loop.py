@@ -327,7 +327,8 @@ class _Training:
         config, cache = self.config.data, self.run.data
 
         def read() -> PreparedData:
-            return prepared_data(load_corpus(config.corpus), tokenizer, config, cache)
+            corpus = load_corpus(config.corpus, deal_domains=config.deal_domains)
+            return prepared_data(corpus, tokenizer, config, cache)
 
         if self.engine.is_main:
             prepared: list[PreparedData] = []

@@ -16,23 +16,29 @@ def model_card(record: Mapping[str, Any]) -> str:
             "# The embedded base of moe-emergence\n",
             f"A dense GPT-2-architecture language model of {record['parameters']:,} parameters "
             f"({recipe['layers']} blocks, width {recipe['hidden_size']}, {recipe['heads']} heads, "
-            f"context {recipe['block_size']}), trained from nothing on the training documents of the embedded corpora. "
-            "It exists to be upcycled; it is no good for anything else.\n",
+            f"context {recipe['block_size']}), trained from nothing on documents of the corpus `{record['corpus']}`: "
+            f"{recipe['mix'] or 'equal parts of its domains'} (shares of the blocks). It stands for a model of mostly "
+            "web prose, which has seen little code and mathematics, so that experts have something left to learn. It "
+            "exists to be upcycled; it is no good for anything else.\n",
             "## How it was made\n",
             "```sh\nmoe-emergence pretrain-base --out runs/base\n```\n",
             f"{seen}. Rate {recipe['learning_rate']:g} after {recipe['warmup_steps']} warm-up steps, constant until "
-            f"dev gained less than {recipe['plateau_gain']} nats over {recipe['plateau_tokens']:,} tokens or step "
-            f"{recipe['max_constant_steps']:,}, then linear to zero. The constant phase ended at step "
-            f"{record['decay_from']:,} by {_ENDED[record['constant_phase_ended_by']]}.\n",
+            f"dev (domains weighted as in the mix) gained less than {recipe['plateau_gain']} nats over "
+            f"{recipe['plateau_tokens']:,} tokens or step {recipe['max_constant_steps']:,}, then linear to zero. The "
+            f"constant phase ended at step {record['decay_from']:,} by {_ENDED[record['constant_phase_ended_by']]}.\n",
             _table(("", ""), [*((name, str(value)) for name, value in _identity(record).items())]),
             "## On dev documents, at the end\n",
-            _table(("domain", "LM loss, nats a token", "bits per byte"), rows),
-            f"Macro mean {last['lm_loss_macro']:.4f} nats a token. No dev or test document was trained on: "
-            "`training.json` lists the training documents.\n",
+            _table(("domain", "LM loss, nats per token", "bits per byte"), rows),
+            f"Weighted as in the mix {last['lm_loss_mix']:.4f}, macro mean {last['lm_loss_macro']:.4f} nats per token. "
+            "`training.json` lists the documents it was trained on: none is dev or test, and of the embedded corpora "
+            "no arm trains on any of them.\n",
             "## Dev loss over training\n",
             _table(
-                ("step", "tokens", "LM loss, macro"),
-                [(f"{p['step']:,}", f"{p['tokens']:,}", f"{p['lm_loss_macro']:.4f}") for p in record["curve"]],
+                ("step", "tokens", "LM loss, weighted as in the mix", "macro"),
+                [
+                    (f"{p['step']:,}", f"{p['tokens']:,}", f"{p['lm_loss_mix']:.4f}", f"{p['lm_loss_macro']:.4f}")
+                    for p in record["curve"]
+                ],
             ),
         ]
     )

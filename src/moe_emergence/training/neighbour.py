@@ -6,6 +6,10 @@
 initialised gates would send to each expert on this layer's inputs: what a router that learned nothing shows on the same
 hidden states.
 
+`informed_gates.{L}` [gates, documents, experts], where given: the same of gates that were fitted to where this model's
+hidden states cluster (see `informed`): what the representation gives away to a router that knows its clusters and was
+never trained.
+
 Where the ancestor is given: `gate.{L}` [experts, hidden], the router's rows; `routed_mean.{L}` [experts, hidden], the
 mean input of the tokens whose first choice an expert is, NaN where it is nobody's; and what `expert_similarity` makes
 of the experts, on a fixed sample of the probe's tokens.
@@ -35,8 +39,15 @@ _FRESH_SEED, _FRESH_STREAM = 0, 3  # a stream no model's own gate or perturbatio
 class Neighbour:
     """Filled batch by batch, in the probe set's order."""
 
-    def __init__(self, probe: Probe, fresh_gates: bool, ancestor: Mapping[str, Tensor] | None) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        fresh_gates: bool,
+        ancestor: Mapping[str, Tensor] | None,
+        informed_gates: Mapping[int, Tensor] | None = None,
+    ) -> None:
         self.probe, self.fresh_gates, self.ancestor = probe, fresh_gates, ancestor
+        self.informed_gates = informed_gates or {}
         self._sampled = sampled_tokens(probe)
         self._documents: dict[str, NDArray[Any]] = {}
         self._samples: dict[int | None, list[Tensor]] = {}
@@ -48,8 +59,12 @@ class Neighbour:
             hidden = inputs[router].reshape(-1, inputs[router].shape[-1])
             self._tally(f"mean_probabilities.{route.layer_idx}", rows, _document_means(route, self.probe, rows))
             if self.fresh_gates:
-                counts = _fresh_counts(hidden, router, self.probe, rows)
+                counts = _gate_counts(hidden, _fresh_gates(router), self.probe, rows)
                 self._tally(f"fresh_gates.{route.layer_idx}", rows, counts)
+            informed = self.informed_gates.get(router.layer_idx or 0)
+            if informed is not None:
+                counts = _gate_counts(hidden, informed, self.probe, rows)
+                self._tally(f"informed_gates.{route.layer_idx}", rows, counts)
             if self.ancestor is not None:
                 self._add_inputs(rows, route, hidden)
 
@@ -110,15 +125,19 @@ def _kept(probe: Probe, rows: slice) -> Tensor:
     return torch.from_numpy(np.arange(probe.tokens.shape[1])[None] < probe.length[rows, None])
 
 
-def _fresh_counts(hidden: Tensor, router: Router, probe: Probe, rows: slice) -> NDArray[np.int32]:
-    """[gates, documents, experts] of tokens that each fresh gate, drawn as upcycling draws them, would send there."""
-    experts, width = router.gate.weight.shape
-    stream = (_FRESH_STREAM, router.layer_idx or 0)
-    gates = keyed_normal((FRESH_GATES, experts, width), seed=_FRESH_SEED, stream=stream).to(hidden.device)
+def _fresh_gates(router: Router) -> Tensor:
+    """[gates, experts, hidden] as upcycling draws them."""
+    shape, stream = router.gate.weight.shape, (_FRESH_STREAM, router.layer_idx or 0)
+    return keyed_normal((FRESH_GATES, *shape), seed=_FRESH_SEED, stream=stream)
+
+
+def _gate_counts(hidden: Tensor, gates: Tensor, probe: Probe, rows: slice) -> NDArray[np.int32]:
+    """[gates, documents, experts] of tokens that each of [gates, experts, hidden] would send there."""
+    number, experts, width = gates.shape
     documents = rows.stop - rows.start
     kept = _kept(probe, rows).reshape(-1)
     with torch.autocast(hidden.device.type, enabled=False):  # at a router's own precision
-        logits = hidden.float() @ gates.view(-1, width).T
-    choice = logits.view(-1, FRESH_GATES, experts).argmax(-1).cpu()
-    counts = [expert_counts(choice[:, g : g + 1], experts, kept, groups=documents) for g in range(FRESH_GATES)]
+        logits = hidden.float() @ gates.to(hidden.device).view(-1, width).T
+    choice = logits.view(-1, number, experts).argmax(-1).cpu()
+    counts = [expert_counts(choice[:, g : g + 1], experts, kept, groups=documents) for g in range(number)]
     return torch.stack(counts).numpy().astype(np.int32)

@@ -1,7 +1,7 @@
-"""The recipe of the embedded base: a small dense GPT-2, from nothing, on training documents only.
+"""The recipe of the embedded base: a small dense GPT-2, from nothing, on documents that no arm trains on.
 
-Constant rate after warm-up until the dev loss gains less than 0.01 nats over 2 M tokens (or a stated budget is spent),
-then the rate falls linearly to zero. What ends the constant phase is recorded.
+Constant rate after warm-up until the dev loss, domains weighted as in the mix, gains less than 0.01 nats over 2 M
+tokens (or a stated budget is spent), then the rate falls linearly to zero. What ends the constant phase is recorded.
 """
 
 import json
@@ -15,6 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from moe_emergence.config import ExecutionConfig, OptimizerConfig
 from moe_emergence.data.blocks import PreparedData
+from moe_emergence.data.mixing import mixed_rows, parse_mix
 from moe_emergence.data.tokenizer import END_OF_TEXT
 from moe_emergence.errors import ConfigError, Interrupted, RunDirectoryError
 from moe_emergence.interrupt import StopAsked, stop_requests
@@ -33,7 +34,7 @@ from moe_emergence.training.optimizer import make_optimizer, set_learning_rate
 from moe_emergence.training.recipe import BaseRecipe
 from moe_emergence.training.run_directory import folder_lock, write_json
 from moe_emergence.training.runtime import environment, prepare_process
-from moe_emergence.training.step import Stepper, make_batch
+from moe_emergence.training.step import Stepper, batch_of
 from moe_emergence.training.tensors import load_optimizer, load_weights, model_tensors, optimizer_tensors
 
 
@@ -81,8 +82,8 @@ def _decay_steps(recipe: BaseRecipe, decay_from: int) -> int:
 def plateau_reached(recipe: BaseRecipe, curve: list[dict[str, Any]]) -> bool:
     """Whether the best dev loss of the last `plateau_tokens` beats the best before them by less than `plateau_gain`."""
     now = curve[-1]["tokens"]
-    before = [point["lm_loss_macro"] for point in curve if point["tokens"] <= now - recipe.plateau_tokens]
-    since = [point["lm_loss_macro"] for point in curve if point["tokens"] > now - recipe.plateau_tokens]
+    before = [point["lm_loss_mix"] for point in curve if point["tokens"] <= now - recipe.plateau_tokens]
+    since = [point["lm_loss_mix"] for point in curve if point["tokens"] > now - recipe.plateau_tokens]
     return bool(before) and min(before) - min(since) < recipe.plateau_gain
 
 
@@ -121,18 +122,19 @@ def _pretrain(recipe: BaseRecipe, data: PreparedData, folder: Path, execution: E
 
 def _train(recipe: BaseRecipe, data: PreparedData, phase: _Phase, stepper: Stepper, checkpoints: Path) -> None:
     """Look and step until the rate has fallen to zero."""
-    device = stepper.engine.device
+    device, shares = stepper.engine.device, parse_mix(recipe.mix, data.domains)
+    by_number = dict(enumerate(shares.values()))
     while True:
         if _is_due(recipe, phase, phase.curve):
             scores = evaluate(stepper.model, data, data.dev, device=device, per_domain=recipe.dev_blocks)
+            scores["lm_loss_mix"] = sum(share * scores["lm_loss"][domain] for domain, share in shares.items())
             _look(recipe, phase, scores)
             remove_old_checkpoints(_save(checkpoints, phase, stepper), 2)
         if _is_last(recipe, phase):
             return
         set_learning_rate(stepper.optimizer, learning_rate(recipe, phase))
-        stepper.take(
-            make_batch(data.train, seed=recipe.seed, step=phase.step, batch_size=recipe.batch_size, device=device)
-        )
+        rows = mixed_rows(data.train.domain, by_number, seed=recipe.seed, step=phase.step, batch_size=recipe.batch_size)
+        stepper.take(batch_of(data.train, rows, seed=recipe.seed, step=phase.step, device=device))
         phase.step += 1
 
 
@@ -160,11 +162,11 @@ def _claim(folder: Path, recipe: BaseRecipe, data: PreparedData) -> None:
 
 def _look(recipe: BaseRecipe, phase: _Phase, scores: dict[str, Any]) -> None:
     """Add a dev evaluation to the curve, say it, and end the constant phase where it is over."""
-    del scores["routing"]
+    del scores["routing"], scores["documents"]
     tokens = phase.step * recipe.batch_size * recipe.block_size
     phase.curve.append({"step": phase.step, "tokens": tokens} | scores)
     print(
-        f"step {phase.step}: dev LM loss {scores['lm_loss_macro']:.4f} nats a token, {_progress(recipe, phase)}",
+        f"step {phase.step}: dev LM loss {scores['lm_loss_mix']:.4f} nats per token, {_progress(recipe, phase)}",
         flush=True,
     )
     plateau = plateau_reached(recipe, phase.curve)
@@ -226,6 +228,7 @@ def _finish(
         "parameters": model.num_parameters(),
         "data_digest": data.digest,
         "corpus_digest": data.manifest["corpus_digest"],
+        "corpus": data.manifest["corpus"],
         "train_documents": sorted(d["id"] for d in data.documents if d["split"] == "train"),
         "curve": phase.curve,
         "environment": versions,

@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import importlib.metadata
+import os
 import platform
 import resource
 import sys
@@ -31,6 +32,11 @@ def prepare_process(config: ExecutionConfig) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_device(name: str) -> torch.device:

@@ -2,23 +2,27 @@
 
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import GPT2Config, PreTrainedModel
 
 import moe_emergence
 from moe_emergence.config import MoEConfig, RunConfig
 from moe_emergence.data.blocks import PreparedData
+from moe_emergence.data.packing import Blocks
 from moe_emergence.errors import ConfigError, RunDirectoryError
 from moe_emergence.models.base import Base
 from moe_emergence.models.layers import resolve_layers
 from moe_emergence.models.upcycle import UpcycleReceipt, ancestor_state, upcycle, upcycle_receipt
-from moe_emergence.moe.router import set_noise_annealing
+from moe_emergence.moe.assignment import check_oracle
+from moe_emergence.moe.router import set_noise_annealing, told_domains
 from moe_emergence.training.checkpoint import checkpoint_name, newest_checkpoint, step_of, verified_manifest
+from moe_emergence.training.informed import centroid_gates
 from moe_emergence.training.run_directory import ANCESTOR, RunDirectory
 from moe_emergence.training.runtime import EXACT
 from moe_emergence.training.tensors import MODEL, load_weights, read_tensors, write_tensors
@@ -152,10 +156,15 @@ def starting_model(
         load_weights(weights, base.model)
     if config.moe is None:
         return Start(model=base.model, parent=origin)
-    model = _upcycled(config, base)
+    if config.moe.router == "domain":
+        check_oracle(len(data.domains), config.moe.num_experts, config.moe.top_k)
+    model = _upcycled(config, base, _informed_gates(config.moe, config.seed, base, data))
+    blocks = _receipt_blocks(data)
+    with told_domains(model, torch.from_numpy(blocks.domain.astype("int64")), len(data.domains)):
+        receipt = upcycle_receipt(base.model, model, torch.from_numpy(blocks.tokens.astype("int64")))
     return Start(
         model=model,
-        receipt=upcycle_receipt(base.model, model, _receipt_batch(data)),
+        receipt=receipt,
         ancestor=ancestor_state(base.model, model.moe_layer_indices),
         parent=origin,
     )
@@ -163,13 +172,27 @@ def starting_model(
 
 def empty_model(config: RunConfig, base: Base) -> Start:
     """A model of the run's form, whose weights a checkpoint of its own will replace."""
-    return Start(model=base.model if config.moe is None else _upcycled(config, base))
+    return Start(model=base.model if config.moe is None else _formed(config, base))
 
 
-def _upcycled(config: RunConfig, base: Base) -> Any:
+def _informed_gates(moe: MoEConfig, seed: int, base: Base, data: PreparedData) -> Mapping[int, torch.Tensor] | None:
+    return centroid_gates(base.model, moe, data, seed=seed) if moe.gate_init == "centroids" else None
+
+
+def _formed(config: RunConfig, base: Base) -> Any:
+    """A model whose weights are about to be replaced: nothing that only they depend on is computed."""
+    assert config.moe is not None
+    return _upcycled(replace(config, moe=replace(config.moe, gate_init="small_random", reinit_share=0.0)), base)
+
+
+def _upcycled(config: RunConfig, base: Base, gates: Mapping[int, torch.Tensor] | None = None) -> Any:
     assert config.moe is not None
     model = upcycle(
-        base.model, config.moe, seed=config.seed, experts_implementation=config.execution.experts_implementation
+        base.model,
+        config.moe,
+        seed=config.seed,
+        experts_implementation=config.execution.experts_implementation,
+        gates=gates,
     )
     set_noise_annealing(model, round(config.moe.noise_anneal * config.training.steps))
     return model
@@ -185,14 +208,23 @@ def _forked_moe(
         raise ConfigError(
             f"{parent.path} has {then}, this run has {now}: a fork must have the same moe.num_experts and moe.layers"
         )
+    if _gate_init(parent.config.moe) != _gate_init(config.moe):
+        raise ConfigError(
+            f"{parent.path} has moe.gate_init {_gate_init(parent.config.moe)!r}, this run "
+            f"{_gate_init(config.moe)!r}: a fork goes on from its parent's gates, so give the same"
+        )
     if _has_bias(parent.config.moe) and not _has_bias(config.moe):
         raise ConfigError(
             f"{parent.path} has a loss-free bias, and this run's moe.bias_rate is 0, so that its routers would choose "
             "otherwise: give moe.bias_rate"
         )
-    model: PreTrainedModel = _upcycled(config, base)
+    model: PreTrainedModel = _formed(config, base)
     load_weights(weights, model, may_lack=() if _has_bias(parent.config.moe) else (BIAS,))
     return Start(model=model, ancestor=read_tensors(parent.path / ANCESTOR), parent=origin)
+
+
+def _gate_init(moe: MoEConfig | None) -> str | None:
+    return None if moe is None else moe.gate_init
 
 
 def _has_bias(moe: MoEConfig | None) -> bool:
@@ -222,11 +254,9 @@ def _parent_record(parent: RunDirectory, weights: Path) -> dict[str, Any] | None
     return {"run": str(parent.path.resolve()), "step": step_of(weights), "weights": digest}
 
 
-def _receipt_batch(data: PreparedData) -> torch.Tensor:
-    rows = [
-        row for number in range(len(data.domains)) for row in (data.dev.domain == number).nonzero()[0][:RECEIPT_BLOCKS]
-    ]
-    return torch.from_numpy(data.dev.tokens[rows].astype("int64"))
+def _receipt_blocks(data: PreparedData) -> Blocks:
+    numbers = range(len(data.domains))
+    return data.dev.take(np.concatenate([np.flatnonzero(data.dev.domain == n)[:RECEIPT_BLOCKS] for n in numbers]))
 
 
 def manifest(origin: Origin, start: Start) -> dict[str, Any]:

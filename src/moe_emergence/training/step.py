@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moe_emergence.config import RunConfig
@@ -32,21 +33,32 @@ class Batch:
 
     Attributes:
         tokens: [batch, block_size].
+        domains: [batch] the domain each sequence is of, a number below num_domains.
         sequence_index: [batch] each sequence's place in the run's whole order; keys its routing noise.
     """
 
     seed: int
     step: int
     tokens: Tensor
+    domains: Tensor
+    num_domains: int
     sequence_index: Tensor
 
     def micro_batches(self, size: int | None) -> "Iterator[Batch]":
         for start in range(0, len(self.tokens), size or len(self.tokens)):
             rows = slice(start, start + (size or len(self.tokens)))
-            yield replace(self, tokens=self.tokens[rows], sequence_index=self.sequence_index[rows])
+            yield replace(
+                self, tokens=self.tokens[rows], domains=self.domains[rows], sequence_index=self.sequence_index[rows]
+            )
 
     def context(self) -> RoutingContext:
-        return RoutingContext(seed=self.seed, step=self.step, sequence_index=self.sequence_index)
+        return RoutingContext(
+            seed=self.seed,
+            step=self.step,
+            sequence_index=self.sequence_index,
+            domains=self.domains,
+            num_domains=self.num_domains,
+        )
 
 
 @dataclass(frozen=True)
@@ -74,12 +86,28 @@ def make_batch(
     blocks: Blocks, *, seed: int, step: int, batch_size: int, device: torch.device, share: slice = slice(None)
 ) -> Batch:
     """The batch of `step`, or one process' `share` of it: a function of the arguments alone."""
-    rows = batch_rows(seed=seed, step=step, batch_size=batch_size, blocks=len(blocks))[share]
+    rows = batch_rows(seed=seed, step=step, batch_size=batch_size, blocks=len(blocks))
+    return batch_of(blocks, rows, seed=seed, step=step, device=device, share=share)
+
+
+def batch_of(
+    blocks: Blocks,
+    rows: NDArray[np.int64],
+    *,
+    seed: int,
+    step: int,
+    device: torch.device,
+    share: slice = slice(None),
+) -> Batch:
+    """The given rows of the blocks as the batch of `step`, or one process' `share` of it."""
+    mine = rows[share]
     return Batch(
         seed=seed,
         step=step,
-        tokens=torch.from_numpy(blocks.tokens[rows].astype(np.int64)).to(device),
-        sequence_index=torch.arange(step * batch_size, (step + 1) * batch_size)[share],
+        tokens=torch.from_numpy(blocks.tokens[mine].astype(np.int64)).to(device),
+        domains=torch.from_numpy(blocks.domain[mine].astype(np.int64)).to(device),
+        num_domains=int(blocks.domain.max()) + 1,  # every domain has training blocks
+        sequence_index=torch.arange(step * len(rows), (step + 1) * len(rows))[share],
     )
 
 

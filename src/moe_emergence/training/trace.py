@@ -28,9 +28,10 @@ from moe_emergence.data.blocks import PreparedData
 from moe_emergence.data.probe import Probe
 from moe_emergence.interrupt import stop_if_asked
 from moe_emergence.models.base import weights_digest
-from moe_emergence.moe.router import Router, routers_of
+from moe_emergence.moe.router import Router, routers_of, told_domains
 from moe_emergence.routing import RouterOutput, margin_of
 from moe_emergence.training import durable
+from moe_emergence.training.informed import informed_gates as fitted_gates
 from moe_emergence.training.neighbour import Neighbour
 from moe_emergence.training.tensors import model_tensors, whole_cpu, write_tensors
 
@@ -60,6 +61,7 @@ def write_trace(
     step: int,
     device: torch.device,
     fresh_gates: bool = False,
+    informed_gates: bool = False,
     ancestor: Mapping[str, Tensor] | None = None,
     wide: bool = False,
     facts: Mapping[str, Any] | None = None,
@@ -72,7 +74,7 @@ def write_trace(
 
     Args:
         folder: None in processes beside the first: they compute along, and write nothing.
-        fresh_gates: whether the neighbour tells what fresh gates do.
+        fresh_gates: whether the neighbour tells what fresh gates do; informed_gates: and those that start informed.
         ancestor: the MLPs that the experts came from, by their names in the dense model: with them, and in the first
             process alone, the neighbour tells how alike the experts are.
         wide: of the wide probe set, as wide-NNNNNN.parquet without a neighbour.
@@ -86,13 +88,16 @@ def write_trace(
     model.eval()
     probe = data.wide if wide else data.probe
     assert probe is not None, "no wide probe set was prepared"
-    table, neighbour = _Columns(probe), None if wide else Neighbour(probe, fresh_gates, ancestor)
+    informed = fitted_gates(model, data, device=device, fit=folder is not None, poll=poll) if informed_gates else None
+    table, neighbour = _Columns(probe), None if wide else Neighbour(probe, fresh_gates, ancestor, informed)
     for start in range(0, len(probe.tokens), BATCH):
         poll()
         rows = slice(start, min(start + BATCH, len(probe.tokens)))
         tokens = torch.from_numpy(probe.tokens[rows].astype(np.int64)).to(device)
         with _router_inputs(model) as inputs:
-            output = model(input_ids=tokens, use_cache=False)
+            of_batch = torch.from_numpy(probe.domain[rows].astype(np.int64))
+            with told_domains(model, of_batch, len(data.domains)):
+                output = model(input_ids=tokens, use_cache=False)
         routes: tuple[RouterOutput, ...] = getattr(output, "routes", None) or ()
         table.add(rows, _next_losses(output.logits, tokens), routes)
         if neighbour is not None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from planted_measures import row_of
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from synthetic_suite import PlantedArm, PlantedSuite, spread, write_suite
 
 from moe_emergence.analysis.arm_verdicts import arm_verdict_rows, fresh_means, holm_over_arms
@@ -14,7 +16,7 @@ from moe_emergence.analysis.causal.specificity import SpecificityDraws, Specific
 from moe_emergence.analysis.information import domain_information
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import Suite
-from moe_emergence.analysis.specialisation import information_rows, verdict_rows
+from moe_emergence.analysis.specialisation import UNTESTED, information_rows, verdict_rows
 from moe_emergence.analysis.statistics import holm
 from moe_emergence.analysis.traces import read_trace
 from moe_emergence.config import MoEConfig
@@ -196,3 +198,44 @@ def test_permutations_are_the_same_in_all_seeds(tmp_path: Path) -> None:
     for row, alone, layer in zip(rows, single[:2], trace.layers, strict=True):
         assert row.plug_in == pytest.approx(float(domain_information(layer.first_choice, trace.domain)))
         assert row.p_permutation == pytest.approx(alone.p_permutation)
+
+
+def informed_arm(name: str, informed: float | None) -> PlantedArm:
+    moe = MoEConfig(gate_init="centroids")
+    return PlantedArm(name=name, moe=moe, shares={2: SPECIALISTS, 3: SPECIALISTS}, fresh=0.3, informed=informed)
+
+
+@pytest.mark.parametrize("seeds", [(42,), (42, 43, 44)])
+def test_an_informed_start_is_learned_only_beyond_informed_gates(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    """Both are far beyond small random gates; one shows no more than k-means alone does."""
+    arms = informed_arm("further", 0.5), informed_arm("given", 1.0)
+    suite = written(tmp_path, *arms, arm("plain", SPECIALISTS), seeds=seeds)
+    rows = rows_of(suite)
+    by_arm = {name: [row for row in rows if row.arm == name] for name in ("further", "given", "plain")}
+    assert {row.verdict for row in by_arm["given"]} == {"no evidence of learned specialisation"}
+    assert all(row.p_fresh_end > 0.05 and row.p_fresh_start > 0.05 for row in by_arm["given"])
+    assert all(row.p_permutation_arms < 0.05 for row in by_arm["given"])
+    if len(seeds) > 1:  # of one seed 39 gates and three arms are too few
+        assert {row.verdict for name in ("further", "plain") for row in by_arm[name]} == {"learned specialisation"}
+    for name in ("further", "given"):
+        assert all(row.fresh_high > by_arm["plain"][0].fresh_high for row in by_arm[name]), "the stricter set's end"
+    single = verdict_rows(suite, information_rows(suite))
+    assert {row.verdict for row in single if row.arm == "given"} == {"no evidence of learned specialisation"}
+    assert {row.verdict for row in single if row.arm == "further"} == {UNTESTED}, "runs that were not rerouted"
+
+
+def test_an_informed_start_without_informed_gates_is_refused(tmp_path: Path) -> None:
+    suite = written(tmp_path, informed_arm("only", None), seeds=(42,))
+    with pytest.raises(AnalysisError, match=r"holds no informed_gates\.2 in its \.safetensors"):
+        rows_of(suite)
+
+
+def test_informed_gates_of_another_shape_are_refused(tmp_path: Path) -> None:
+    suite = written(tmp_path, informed_arm("only", 0.5), seeds=(42,))
+    path = suite.runs[0].folder / "traces" / "step-000004.safetensors"
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    save_file(tensors | {"informed_gates.3": tensors["informed_gates.3"][:, :, :5].copy()}, path, metadata)
+    with pytest.raises(AnalysisError, match=r"'informed_gates\.3' must be .*\[…, 36, 8\]; found \[39, 36, 5\]"):
+        read_trace(suite.runs[0], 4)

@@ -1,6 +1,7 @@
 """Tables read again from disk: the same values, and never stale ones."""
 
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,8 +13,11 @@ from synthetic_suite import quickstart_like, write_suite
 
 from moe_emergence.analysis import stored
 from moe_emergence.analysis.fingerprints import fingerprint
+from moe_emergence.analysis.measures import Progress
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import Suite
+from moe_emergence.analysis.scope import ALL, QUICK, Scope
+from moe_emergence.analysis.tables import Tables
 
 
 @pytest.fixture
@@ -37,7 +41,7 @@ def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 def test_current_tables_are_not_made_again(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     made = stored.analysed(suite)
-    monkeypatch.setattr(stored, "make_tables", lambda suite, progress: pytest.fail("made again"))
+    monkeypatch.setattr(stored, "make_tables", lambda *given: pytest.fail("made again"))
     assert stored.analysed(suite) == made
 
 
@@ -104,3 +108,28 @@ def test_torn_or_missing_tables_are_not_taken(suite: Suite, damage: str) -> None
     assert stored.read_analysis(suite) is None
     path.unlink()
     assert stored.read_analysis(suite) is None
+
+
+def test_everything_is_kept_until_records_change_and_is_made_only_when_asked_for(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    make = stored.make_tables
+
+    def counted(suite: Suite, progress: Progress, scope: Scope, workers: int) -> Tables:
+        asked.append(scope.name)
+        return make(suite, progress, scope, workers)
+
+    monkeypatch.setattr(stored, "make_tables", counted)
+    assert stored.analysed(suite).scope == (QUICK,)
+    assert stored.analysed(suite).scope == (QUICK,)
+    assert asked == ["quick"]
+    assert stored.analysed(suite, scope=ALL).scope == (ALL,)
+    assert stored.analysed(suite).scope == (ALL,)  # what was made is not thrown away
+    assert stored.analysed(suite, scope=ALL).scope == (ALL,)
+    assert asked == ["quick", "all"]
+    summary = json.loads((suite.folder / "analysis" / "summary.json").read_text("utf-8"))
+    assert [row["name"] for row in summary["scope"]] == ["all"]
+    record = suite.runs[0].folder / "metrics.jsonl"
+    record.write_bytes(record.read_bytes() + b"\n")
+    assert stored.analysed(suite).scope == (QUICK,)

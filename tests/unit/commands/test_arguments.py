@@ -84,7 +84,7 @@ def test_values_are_typed(command: Command, written: list[str], name: str, value
         (["--max-size", "big"], "--max-size must be a whole number; got 'big'"),
         (["--optimizer.clip_norm", "x"], "optimizer.clip_norm must be a number; got 'x'"),
         (["--training.stop_on_collapse", "7"], "training.stop_on_collapse must be true or false; got '7'"),
-        (["--moe.router", "none"], "moe.router must be one of learned, frozen, hash, round_robin; got 'none'"),
+        (["--moe.router", "none"], "moe.router must be one of learned, frozen, hash, round_robin, domain; got 'none'"),
         (["--execution.threads", "x"], "execution.threads must be a whole number, or null; got 'x'"),
         (["--moe.layers", "a,b"], "moe.layers must be a list of whole numbers, or null; got \"['a', 'b']\""),
         (["--moe", "some"], "--moe takes null alone, for none; its fields have names of their own, as --moe.top_k"),

@@ -26,6 +26,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         tables=(table,),
         curves=(),
         going=(),
+        tested=("Causal tests: some.",),
         scores=table,
     )
     monkeypatch.setattr(
@@ -33,7 +34,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         lambda suite, folder, **options: made.append({"suite": suite, "folder": folder} | options),
     )
     monkeypatch.setattr("moe_emergence.analysis.reading.read_suite", lambda folder: SimpleNamespace(folder=folder))
-    monkeypatch.setattr("moe_emergence.analysis.stored.analysed", lambda suite, progress: "tables")
+    monkeypatch.setattr("moe_emergence.analysis.stored.analysed", lambda suite, progress, *scope, **workers: "tables")
     monkeypatch.setattr(
         "moe_emergence.report.page.write_report", lambda suite, tables, progress: suite.folder / "report.html"
     )
@@ -42,7 +43,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         lambda folders, out: SimpleNamespace(folder=out or folders[0], name="small", question="Does it run?"),
     )
     monkeypatch.setattr(
-        "moe_emergence.report.page.report_of", lambda *folders, out, progress: (out or folders[0]) / "report.html"
+        "moe_emergence.report.page.report_of",
+        lambda *folders, out, progress, workers: (out or folders[0]) / "report.html",
     )
     monkeypatch.setattr("moe_emergence.report.summary.suite_summary", lambda suite, tables: summary)
     return made
@@ -159,9 +161,23 @@ def test_analyze_prints_what_came_out_and_where_the_tables_are(
 ) -> None:
     assert cli.main(["analyze", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-5:-3] == ["moe, seed 42, layer 3", "  12 % [10, 14]."]
-    assert lines[-3:] == ["- It runs [really].", "Note: too short", f"tables: {tmp_path / 'analysis'}"]
+    assert lines[-6:-4] == ["moe, seed 42, layer 3", "  12 % [10, 14]."]
+    last = ["- It runs [really].", "Causal tests: some.", "Note: too short", f"tables: {tmp_path / 'analysis'}"]
+    assert lines[-4:] == last
     assert calls == []
+
+
+@pytest.mark.parametrize(("more", "name"), [([], "quick"), (["--all"], "all")])
+def test_analyze_asks_for_everything_only_when_told(
+    calls: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str], name: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "moe_emergence.analysis.stored.analysed",
+        lambda suite, progress, scope, **more: asked.append(scope.name) or "tables",
+    )
+    assert cli.main(["analyze", str(tmp_path), *more]) == 0
+    assert asked == [name]
 
 
 def test_report_prints_the_page(calls: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ from moe_emergence.data.blocks import (
 )
 from moe_emergence.data.corpora import Corpus, load_corpus, make_corpus
 from moe_emergence.data.documents import Document
-from moe_emergence.data.splits import SPLITS
+from moe_emergence.data.splits import ARM_SPLITS
 from moe_emergence.data.tokenizer import encode, end_of_text_id
 from moe_emergence.errors import DataError
 from moe_emergence.models.base import load_tokenizer
@@ -56,7 +56,7 @@ def words(seed: int, count: int) -> str:
 
 def test_blocks_are_full_of_one_domain_and_of_their_split(toy_data: PreparedData) -> None:
     size = toy_data.manifest["block_size"]
-    for split in SPLITS:
+    for split in ARM_SPLITS:
         blocks = toy_data.split(split)
         assert blocks.tokens.shape == blocks.document.shape == blocks.position.shape == (len(blocks), size)
         domain_of = np.array([toy_data.domains.index(document["domain"]) for document in toy_data.documents])
@@ -65,7 +65,7 @@ def test_blocks_are_full_of_one_domain_and_of_their_split(toy_data: PreparedData
 
 
 def test_tokens_are_balanced_exactly_in_every_split(toy_data: PreparedData) -> None:
-    for split in SPLITS:
+    for split in ARM_SPLITS:
         counts = np.bincount(toy_data.split(split).domain, minlength=len(toy_data.domains))
         assert len(set(counts.tolist())) == 1
         assert counts[0] == toy_data.manifest["blocks_per_domain"][split] > 0
@@ -77,7 +77,7 @@ def test_no_block_is_padded(toy_data: PreparedData, toy_corpus: Corpus, tokenize
     """Every token of every block is the one its document has at that place; the closing token ends documents alone."""
     ids = encode(tokenizer, [document.text for document in toy_corpus.documents])
     streams = [[*tokens, end_of_text_id(tokenizer)] for tokens in ids]
-    for split in SPLITS:
+    for split in ARM_SPLITS:
         blocks = toy_data.split(split)
         places = zip(blocks.document.flat, blocks.position.flat, blocks.tokens.flat, strict=True)
         assert all(streams[document][position] == token for document, position, token in places)
@@ -227,7 +227,7 @@ def same(one: PreparedData, other: PreparedData) -> bool:
         for part, twin in [
             (one.probe, other.probe),
             *([(one.wide, other.wide)] if one.wide is not None else []),
-            *((one.split(s), other.split(s)) for s in SPLITS),
+            *((one.split(s), other.split(s)) for s in ARM_SPLITS),
         ]
         for f in fields(part)
     )

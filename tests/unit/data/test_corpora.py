@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from moe_emergence.data import corpora
 from moe_emergence.data.corpora import Corpus, corpus_digest, load_corpus, make_corpus, write_corpus
 from moe_emergence.data.documents import Document
-from moe_emergence.data.splits import SPLITS, embedded_held_out_count
+from moe_emergence.data.splits import ARM_SPLITS, SPLITS, embedded_held_out_count
 from moe_emergence.errors import DataError
 from moe_emergence.models.base import ASSETS as BASE
 
@@ -84,14 +85,15 @@ def test_a_damaged_embedded_corpus_is_refused(damaged_assets: Path) -> None:
         load_corpus()
 
 
-def test_the_embedded_base_saw_training_documents_alone() -> None:
-    """Its record lists exactly the corpus' training documents, of the corpus that ships."""
+def test_the_embedded_base_saw_its_own_documents_alone() -> None:
+    """Its record lists exactly the documents set apart for it, of the corpus that ships: none that an arm reads."""
     corpus = load_corpus()
     record = json.loads((BASE / "training.json").read_text("utf-8"))
-    assert record["corpus_digest"] == corpus.digest
-    train = {name for name, split in corpus.splits.items() if split == "train"}
-    assert len(record["train_documents"]) == len(train)
-    assert set(record["train_documents"]) == train
+    assert record["corpus_digest"] == corpus.for_base().digest
+    seen, own = set(record["train_documents"]), {name for name, split in corpus.splits.items() if split == "base"}
+    assert len(record["train_documents"]) == len(own)
+    assert seen == own
+    assert not seen & {name for name, split in corpus.splits.items() if split in ARM_SPLITS}
 
 
 def test_no_held_out_text_is_a_training_document() -> None:
@@ -196,3 +198,29 @@ def test_a_corpus_is_written_and_read_back(plain: list[Document], damaged_assets
     read = load_corpus()
     assert read.documents == made.documents
     assert dict(read.splits) == dict(made.splits)
+
+
+# Domains dealt at random
+
+
+def test_dealt_domains_keep_texts_splits_and_how_many_documents_each_has() -> None:
+    corpus, null = load_corpus(), load_corpus(deal_domains=True)
+    assert null.domains == corpus.domains
+    assert null.splits == corpus.splits
+    assert {d.id: d.text for d in null.documents} == {d.id: d.text for d in corpus.documents}
+
+    def counts(of: Corpus) -> Counter[tuple[str, str]]:
+        return Counter((document.domain, of.splits[document.id]) for document in of.documents)
+
+    assert counts(null) == counts(corpus)
+
+
+def test_dealt_domains_tell_nothing_of_the_text() -> None:
+    """Of the documents now called prose, about the share of prose among all documents is prose."""
+    corpus, null = load_corpus(), load_corpus(deal_domains=True)
+    own = {document.id: document.domain for document in corpus.documents}
+    renamed = [own[d.id] for d in null.documents if d.domain == "prose"]
+    expected = len(renamed) * sum(domain == "prose" for domain in own.values()) / len(own)
+    assert abs(renamed.count("prose") - expected) < 5 * expected**0.5
+    assert null.digest != corpus.digest
+    assert load_corpus(deal_domains=True).digest == null.digest

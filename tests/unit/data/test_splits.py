@@ -1,4 +1,5 @@
-"""Which documents are held out: the published rule, the embedded one, and that nothing straddles."""
+"""Which documents are held out, and which are the base's: the published rule, the embedded one, and that nothing
+straddles."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from moe_emergence.data.corpora import Corpus, load_corpus
 from moe_emergence.data.documents import Document
-from moe_emergence.data.splits import SPLITS, embedded_held_out_count, held_out_count, split_documents
+from moe_emergence.data.splits import ARM_SPLITS, SPLITS, embedded_held_out_count, held_out_count, split_documents
 from moe_emergence.errors import DataError
 
 
@@ -77,18 +78,21 @@ def test_groups_that_leave_nothing_for_training_are_refused() -> None:
 
 
 def test_embedded_corpora_were_split_by_the_embedded_rule() -> None:
-    """Worked out again from the rule's words: ranked by hash, test first, then dev, whole groups."""
+    """Worked out again from the rule's words: ranked by hash, test first, then dev, then half of the rest for the base,
+    whole groups."""
     corpus = load_corpus()
     for domain in corpus.domains:
         groups: dict[str, list[str]] = defaultdict(list)
         for document in corpus.documents:
             if document.domain == domain:
                 groups[document.group].append(document.id)
-        wanted = max(30, sum(map(len, groups.values())) // 10)
+        documents = sum(map(len, groups.values()))
+        held_out = max(30, documents // 10)
+        wanted = {"test": held_out, "dev": held_out, "base": (documents - 2 * held_out) // 2}
         queue = sorted(groups, key=lambda group: hashlib.sha256(group.encode()).hexdigest())
-        for split in ("test", "dev"):
+        for split in ("test", "dev", "base"):
             held: list[str] = []
-            while len(held) < wanted:
+            while len(held) < wanted[split]:
                 held += groups[queue.pop(0)]
             assert {name for name in held if corpus.splits[name] != split} == set()
         assert {corpus.splits[name] for group in queue for name in groups[group]} == {"train"}
@@ -113,6 +117,22 @@ def test_no_document_is_in_two_splits(which: str, toy_corpus: Corpus) -> None:
     assert [text[:80] for text, splits in split_of_text.items() if len(splits) > 1] == []
     assert [group for group, splits in split_of_group.items() if len(splits) > 1] == []
     for domain in corpus.domains:
-        members = [{index for index, _ in corpus.members(split, domain)} for split in SPLITS]
+        kinds = SPLITS if which == "embedded" else ARM_SPLITS
+        members = [{index for index, _ in corpus.members(split, domain)} for split in kinds]
         assert all(members)
         assert sum(map(len, members)) == len(set.union(*members))
+
+
+def test_a_users_corpus_has_no_documents_of_the_base(toy_corpus: Corpus) -> None:
+    assert set(toy_corpus.splits.values()) == set(ARM_SPLITS)
+    assert toy_corpus.for_base() is toy_corpus
+
+
+def test_what_the_base_trains_on_is_what_no_arm_reads() -> None:
+    """The same documents with `base` and `train` changed about; dev and test stay what they are."""
+    corpus = load_corpus()
+    turned = corpus.for_base()
+    assert turned.documents == corpus.documents
+    assert turned.digest != corpus.digest, "prepared for the base is not prepared for the arms"
+    changed = {"base": "train", "train": "base", "dev": "dev", "test": "test"}
+    assert dict(turned.splits) == {name: changed[split] for name, split in corpus.splits.items()}

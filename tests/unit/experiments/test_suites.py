@@ -14,6 +14,8 @@ from moe_emergence.experiments.suites import (
     balancing,
     did_you_mean,
     fast,
+    initialisation,
+    nulls,
     quickstart,
     suite_named,
 )
@@ -32,7 +34,7 @@ def changed(name: str = "arm", **fields: object) -> RunConfig:
 @pytest.mark.parametrize("name", SUITES)
 def test_all_arms_share_data_steps_schedule_and_seed(name: str) -> None:
     suite = suite_named(name)
-    assert len(suite.arms) == {"quickstart": 5, "gpt2": 5, "balancing": 7}[name]
+    assert len(suite.arms) == {"quickstart": 5, "gpt2": 5, "balancing": 5, "nulls": 4, "initialisation": 3}[name]
     first = suite.arms[0].config
     for arm in suite.arms:
         ours = arm.config
@@ -55,29 +57,58 @@ def test_the_quickstart_s_arms_and_what_they_change() -> None:
         ("moe", "dense"),
         ("no_lb", "moe"),
         ("top2", "moe"),
-        ("moe_blocks", "moe"),
+        ("oracle", "moe"),
     ]
     assert suite.changes(suite.arm("dense")) == {}
     assert suite.changes(suite.arm("no_lb")) == {"moe.balance_coef": (0.01, 0.0)}
     assert suite.changes(suite.arm("top2")) == {"moe.top_k": (1, 2)}
-    assert suite.changes(suite.arm("moe_blocks")) == {"moe.balance_window": ("global_batch", "blocks:2")}
+    assert suite.changes(suite.arm("oracle")) == {"moe.router": ("learned", "domain")}
     assert suite.changes(suite.arm("moe"))["moe.num_experts"] == (None, 8)
 
 
 def test_the_balancing_arms_and_what_they_change() -> None:
     suite = balancing()
-    assert [arm.baseline for arm in suite.arms] == [None] + ["moe"] * 6
+    assert [arm.baseline for arm in suite.arms] == [None] + ["moe"] * 4
     changes = {arm.name: {field: now for field, (_, now) in suite.changes(arm).items()} for arm in suite.arms}
     assert changes == {
         "moe": {},
+        "moe_blocks": {"moe.balance_window": "blocks:2"},
         "moe_sequence": {"moe.balance_window": "sequence"},
         "moe_ema": {"moe.balance_window": "ema"},
         "loss_free": {"moe.balance_coef": 0.0, "moe.bias_rate": 1e-3},
-        "frozen": {"moe.router": "frozen"},
-        "hash": {"moe.router": "hash"},
-        "round_robin": {"moe.router": "round_robin"},
     }
     assert suite.arm("moe").config == quickstart().arm("moe").config
+
+
+def test_the_initialisation_arms_and_what_they_change() -> None:
+    suite = initialisation()
+    assert [arm.baseline for arm in suite.arms] == [None, "moe", "moe"]
+    changes = {arm.name: {field: now for field, (_, now) in suite.changes(arm).items()} for arm in suite.arms}
+    assert changes == {
+        "moe": {},
+        "centroids": {"moe.gate_init": "centroids"},
+        "drop_upcycled": {"moe.reinit_share": 0.5},
+    }
+    assert suite.arm("moe").config == quickstart().arm("moe").config
+    assert suite.question.endswith("?")
+    assert "other untrained gates of the same start" in suite.note
+
+
+def test_some_arms_alone_keep_their_order_and_lose_a_baseline_that_is_not_there() -> None:
+    suite = nulls().only(["round_robin", "frozen"])
+    assert [(arm.name, arm.baseline) for arm in suite.arms] == [("frozen", None), ("round_robin", None)]
+    assert [(arm.name, arm.baseline) for arm in quickstart().only(["moe", "dense"]).arms] == [
+        ("dense", None),
+        ("moe", "dense"),
+    ]
+    with pytest.raises(ConfigError, match="suite nulls has no arm 'froze'; its arms are moe, frozen"):
+        nulls().only(["froze"])
+
+
+def test_the_null_arms_and_what_they_change() -> None:
+    suite = nulls()
+    changes = {arm.name: {field: now for field, (_, now) in suite.changes(arm).items()} for arm in suite.arms}
+    assert changes == {"moe": {}} | {name: {"moe.router": name} for name in ("frozen", "hash", "round_robin")}
 
 
 @pytest.mark.parametrize(
@@ -197,7 +228,7 @@ def test_fast_is_shorter_and_says_so() -> None:
 def test_an_unknown_suite_is_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="there is no suite 'quikstart'; did you mean quickstart\\?"):
         suite_named("quikstart")
-    with pytest.raises(ConfigError, match="there is no suite 'zzz': choose from quickstart, gpt2, balancing"):
+    with pytest.raises(ConfigError, match="there is no suite 'zzz': choose from quickstart, gpt2, balancing, nulls"):
         suite_named("zzz")
 
 
@@ -209,7 +240,7 @@ def test_did_you_mean() -> None:
 def test_an_override_leaves_alone_what_an_arm_declares_as_its_own() -> None:
     suite = suite_named("quickstart").override({"moe.balance_coef": 0.02, "moe.num_experts": 4})
     coefficients = {arm.name: arm.config.moe.balance_coef for arm in suite.arms if arm.config.moe is not None}
-    assert coefficients == {"moe": 0.02, "no_lb": 0.0, "top2": 0.02, "moe_blocks": 0.02}
+    assert coefficients == {"moe": 0.02, "no_lb": 0.0, "top2": 0.02, "oracle": 0.02}
     assert {arm.config.moe.num_experts for arm in suite.arms if arm.config.moe is not None} == {4}
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from transformers import AutoConfig, GPT2Config, LlamaConfig
 
+import moe_emergence.models.gpt2_moe  # noqa: F401 (registers the configuration)
 from moe_emergence.config import MoEConfig
 from moe_emergence.errors import ConfigError, ModelError
 from moe_emergence.models.configuration import GPT2MoEConfig
@@ -47,6 +48,15 @@ def test_what_rebuilds_the_layers_survives_a_round_trip(moe: MoEConfig, tmp_path
     assert again.moe == replace(moe, layers=(4, 5))
 
 
+def test_where_gate_and_experts_started_is_not_the_model_s_to_know(tmp_path) -> None:
+    """Loading must not want centroids again, nor drop units."""
+    moe = MoEConfig(gate_init="centroids", reinit_share=0.5)
+    config = GPT2MoEConfig.from_dense(DENSE, moe)
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert again.moe == replace(moe, layers=(4, 5), gate_init="small_random", reinit_share=0.0)
+
+
 @pytest.mark.parametrize(("frozen", "router"), [(True, "frozen"), (False, "learned")])
 def test_a_configuration_from_before_routers_had_names(frozen, router, tmp_path) -> None:
     config = GPT2MoEConfig.from_dense(DENSE, MoEConfig())
@@ -59,7 +69,7 @@ def test_a_configuration_from_before_routers_had_names(frozen, router, tmp_path)
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match="round_robin; got 'random'"):
+    with pytest.raises(ConfigError, match="domain; got 'random'"):
         GPT2MoEConfig(router="random")
     with pytest.raises(ConfigError, match=r"moe.bias_rate must be 0 with moe.router 'hash'"):
         GPT2MoEConfig(router="hash", loss_free_bias=True)

@@ -50,6 +50,7 @@ class PlantedArm:
         loss: macro LM loss on test at the end, nats.
         entropy_share: entropy per token ÷ ln E at the end.
         fresh: how far fresh gates separate domains: 0 not at all, 1 as far as the arm's shares do.
+        informed: the same of informed gates, give or take a tenth; None records none.
         events: collapse and skipped lines of metrics.jsonl; a skipped step has no line of its own.
         inexact: the manifest's record of going on under other conditions.
     """
@@ -60,6 +61,7 @@ class PlantedArm:
     loss: float = 3.62
     entropy_share: float = 0.5
     fresh: float = 0.3
+    informed: float | None = None
     question: str = "What does more training alone do?"
     baseline: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -298,6 +300,12 @@ def write_trace(folder: Path, suite: PlantedSuite, arm: PlantedArm, seed: int, s
             mixed = tilt * arm.shares[layer] + (1 - tilt) / experts
             counts = random.multinomial(LENGTH, mixed[:, asked.domain])
             beside[f"fresh_gates.{layer}"] = counts.astype(np.int32)
+            if arm.informed is not None:
+                own = np.random.default_rng([seed, len(arm.name), step, layer])
+                tilt = arm.informed * own.uniform(0.9, 1.1, size=(GATES, 1, 1))
+                mixed = tilt * arm.shares[layer] + (1 - tilt) / experts
+                counts = own.multinomial(LENGTH, mixed[:, asked.domain])
+                beside[f"informed_gates.{layer}"] = counts.astype(np.int32)
     facts = {
         "step": step,
         "arm": arm.name,

@@ -44,7 +44,7 @@ CPU = ExecutionConfig(device="cpu", threads=1)
 
 
 def curve(*losses: float, every: int = 500) -> list[dict[str, Any]]:
-    return [{"tokens": every * n, "lm_loss_macro": loss} for n, loss in enumerate(losses)]
+    return [{"tokens": every * n, "lm_loss_mix": loss} for n, loss in enumerate(losses)]
 
 
 # The plateau

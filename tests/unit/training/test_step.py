@@ -1,6 +1,7 @@
 """One optimiser step: the batch, the update whatever its cut, what it reports, and when it refuses."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -198,7 +199,7 @@ def test_dropout_is_keyed_by_the_step(toy_base: Any, toy_data: PreparedData) -> 
     for draws, step in ((0, 1), (5, 1), (0, 2)):
         torch.randn(draws)
         batch = batch_of(toy_data, step=1)
-        batch = Batch(seed=7, step=step, tokens=batch.tokens, sequence_index=batch.sequence_index)
+        batch = replace(batch, seed=7, step=step)
         losses.append(one_step(load_base(str(toy_base)).model, batch, cut=4)[0]["lm_loss"])
     assert losses[0] == losses[1] != losses[2]
 

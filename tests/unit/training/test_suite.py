@@ -11,7 +11,7 @@ import pytest
 from moe_emergence.config import MoEConfig, RunConfig
 from moe_emergence.data.corpora import Corpus, load_corpus
 from moe_emergence.errors import ConfigError, DataError, Interrupted, RunDirectoryError
-from moe_emergence.experiments.suites import Arm, Suite
+from moe_emergence.experiments.suites import Arm, Suite, suite_named
 from moe_emergence.tracking.console import RunConsole
 from moe_emergence.training import loop, suite
 from moe_emergence.training.suite import describe, dry_run, run_suite
@@ -23,7 +23,9 @@ Config = Callable[..., RunConfig]
 def read_once(toy_folder: Path, toy_corpus: Corpus) -> Iterator[None]:
     """The toy corpus is not read anew for every suite."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(suite, "load_corpus", lambda name: toy_corpus if name == str(toy_folder) else load_corpus(name))
+        patch.setattr(
+            suite, "load_corpus", lambda name, **_: toy_corpus if name == str(toy_folder) else load_corpus(name)
+        )
         yield
 
 
@@ -255,3 +257,16 @@ def test_what_a_kill_in_the_very_first_write_left_keeps_nobody_out(two_arms: Sui
     (tmp_path / "pair").mkdir()
     (tmp_path / "pair" / ".suite.json.12345").write_text("{")
     assert [summary.reason for summary in call(two_arms, tmp_path / "pair")] == ["finished", "finished"]
+
+
+# How many side by side
+
+
+def test_small_models_on_a_cpu_run_one_per_core_and_others_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite, "processors", lambda: 4)
+    quickstart = suite_named("quickstart").override({"execution.device": "cpu"})
+    assert suite.usual_workers(quickstart, seeds=1) == 4
+    assert suite.usual_workers(quickstart.only(["dense"]), seeds=3) == 3, "no more than runs"
+    assert suite.usual_workers(suite_named("gpt2").override({"execution.device": "cpu"}), seeds=1) == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert suite.usual_workers(quickstart, seeds=1) == 1

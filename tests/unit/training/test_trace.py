@@ -27,7 +27,7 @@ from moe_emergence.models.upcycle import ancestor_state, upcycle
 from moe_emergence.moe.layer import MoE
 from moe_emergence.moe.noise import keyed_normal
 from moe_emergence.moe.router import routers_of
-from moe_emergence.training import trace
+from moe_emergence.training import informed, trace
 from moe_emergence.training.neighbour import FRESH_GATES
 from moe_emergence.training.similarity import expert_similarity, sampled_tokens
 from moe_emergence.training.trace import METADATA, probe_digest, step_of_trace, write_trace
@@ -201,14 +201,16 @@ def test_fresh_gates_are_the_same_for_every_run_and_none_is_the_model_s(
 def test_batches_do_not_change_a_trace(
     make_moe: MakeMoE, dense: GPT2LMHeadModel, toy_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, options = make_moe(), {"fresh_gates": True, "ancestor": ancestor_state(dense, (1,))}
+    monkeypatch.setattr(informed, "INFORMED_GATES", 3)
+    model = make_moe()
+    options = {"fresh_gates": True, "informed_gates": True, "ancestor": ancestor_state(dense, (1,))}
     whole, beside = written(model, toy_data, tmp_path / "whole", **options)
     monkeypatch.setattr(trace, "BATCH", 3)
     cut, cut_beside = written(model, toy_data, tmp_path / "cut", **options)
     for name in whole.column_names:
         a, b = (t.column(name).to_numpy(zero_copy_only=False) for t in (whole, cut))
         assert np.allclose(a.astype(float), b.astype(float), atol=1e-5, equal_nan=True), name
-    assert set(beside) == set(cut_beside)
+    assert set(beside) == set(cut_beside) >= {"informed_gates.1"}
     assert all(np.allclose(beside[name], cut_beside[name], atol=1e-5, equal_nan=True) for name in beside)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ _FORMAT = 1
 _RECORD = "causal"
 Made = Mapping[str, Any]
 """What a part was made from: digests and settings, as JSON has them."""
+Compute = Callable[[Sequence[str]], Mapping[str, Arrays]]
+"""Names of parts to their arrays."""
 
 
 class Kept:
@@ -33,12 +35,25 @@ class Kept:
         Raises:
             AnalysisError: the file cannot be written.
         """
-        wanted = json.loads(json.dumps({"format": _FORMAT, **made}))
-        if self.made.get(name) != wanted:
-            own = {f"{name}.{key}": np.ascontiguousarray(value) for key, value in compute().items()}
-            others = {key: value for key, value in self.arrays.items() if not key.startswith(f"{name}.")}
-            self.arrays, self.made = others | own, self.made | {name: wanted}
+        return self.parts({name: made}, lambda missing: dict.fromkeys(missing, compute()))[name]
+
+    def parts(self, made: Mapping[str, Made], compute: Compute) -> dict[str, Mapping[str, NDArray[Any]]]:
+        """As `part`, of several that are made together; `compute` is asked once, for those that are missing alone.
+
+        Raises:
+            AnalysisError: the file cannot be written.
+        """
+        wanted = {name: json.loads(json.dumps({"format": _FORMAT, **one})) for name, one in made.items()}
+        missing = [name for name, one in wanted.items() if self.made.get(name) != one]
+        if missing:
+            for name, arrays in compute(missing).items():
+                own = {f"{name}.{key}": np.ascontiguousarray(value) for key, value in arrays.items()}
+                self.arrays = {key: v for key, v in self.arrays.items() if not key.startswith(f"{name}.")} | own
+                self.made |= {name: wanted[name]}
             replace_file(self.path, save(self.arrays, {_RECORD: json.dumps(self.made, sort_keys=True)}))
+        return {name: self._arrays_of(name) for name in made}
+
+    def _arrays_of(self, name: str) -> dict[str, NDArray[Any]]:
         return {key.removeprefix(f"{name}."): v for key, v in self.arrays.items() if key.startswith(f"{name}.")}
 
 

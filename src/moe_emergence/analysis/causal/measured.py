@@ -1,10 +1,12 @@
 """The parts of a run's causal tests, each computed by the model or read from what was kept."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from moe_emergence.analysis.causal.forward import Subject
 from moe_emergence.analysis.causal.interventions import ANCESTOR, ancestors_of
@@ -68,16 +70,27 @@ class Measured:
         }
 
     def knockout(self) -> Mapping[str, Any]:
-        interventions, seed = self.settings.interventions, self.settings.seed
-        ancestors = self._ancestors if ANCESTOR in interventions else None
-        made = {"interventions": list(interventions), "seed": seed, "ancestor": _digest(ancestors)}
+        """Each intervention is kept for itself: fewer leave the others there, more are made without those."""
+        seed, after = self.settings.seed, self._done + self._passes[KNOCKOUT]
+        names = {f"{KNOCKOUT}-{intervention}": intervention for intervention in self.settings.interventions}
+        ancestors = self._ancestors if ANCESTOR in names.values() else None
+        digest = _digest(ancestors)
+        made = {
+            name: {**self._made, "seed": seed, "ancestor": digest if intervention == ANCESTOR else None}
+            for name, intervention in names.items()
+        }
 
-        def compute() -> Arrays:
-            return knockout_matrix(
-                self.subject, self.documents, self._survey, interventions, ancestors, seed, self._count
-            )
+        def compute(missing: Sequence[str]) -> dict[str, Arrays]:
+            wanted = [names[name] for name in missing]
+            arrays = knockout_matrix(self.subject, self.documents, self._survey, wanted, ancestors, seed, self._count)
+            return {
+                name: {"change": change, "affected": arrays["affected"]}
+                for name, change in zip(missing, arrays["change"], strict=True)
+            }
 
-        return self._part(KNOCKOUT, made, compute)
+        parts = list(self._kept.parts(made, compute).values())
+        self._count(after - self._done)
+        return {"change": np.stack([part["change"] for part in parts]), "affected": parts[0]["affected"]}
 
     def dose(self) -> Mapping[str, Any]:
         made = {"doses": list(DOSES), "ancestor": _digest(self._ancestors)}

@@ -104,7 +104,7 @@ def test_what_it_was_made_from_decides_what_is_read(make_run, toy_data) -> None:
     kept = load_file(path)
     other = causal_tables(run, toy_data, parts=parts, interventions=("swap",), seed=9)
     assert other != first
-    assert (load_file(path)["knockout.change"] != kept["knockout.change"]).any()
+    assert (load_file(path)["knockout-swap.change"] != kept["knockout-swap.change"]).any()
     path.write_bytes(path.read_bytes()[:-40])  # torn
     assert causal_tables(run, toy_data, parts=parts, interventions=("swap",)) == first
     weights = run.folder / "checkpoints" / "step-000005" / "model.safetensors"
@@ -115,6 +115,26 @@ def test_what_it_was_made_from_decides_what_is_read(make_run, toy_data) -> None:
     assert {row.step for row in snapshot.knockouts} == {3}
     assert (run.folder / "analysis" / "causal-step-000003.safetensors").exists()
     assert not (run.folder / "analysis" / ".causal.safetensors").exists()
+
+
+def test_fewer_interventions_leave_the_others_kept_and_more_are_added_to_them(make_run, toy_data, monkeypatch) -> None:
+    run, made = make_run(), []
+    matrix = measured.knockout_matrix
+
+    def counted(subject, documents, surveyed, interventions, *more):
+        made.append(tuple(interventions))
+        return matrix(subject, documents, surveyed, interventions, *more)
+
+    monkeypatch.setattr(measured, "knockout_matrix", counted)
+    few = causal_tables(run, toy_data, parts=("knockout",), interventions=("next", "ancestor"))
+    every = causal_tables(run, toy_data, parts=("knockout",))
+    before = (run.folder / "analysis" / "causal.safetensors").read_bytes()
+    assert causal_tables(run, toy_data, parts=("knockout",), interventions=("next", "ancestor")) == few
+    assert (run.folder / "analysis" / "causal.safetensors").read_bytes() == before
+    assert made == [("next", "ancestor"), ("zero", "swap", "mean")]
+    assert [row for row in every.knockouts if row.intervention in ("next", "ancestor")] == list(few.knockouts)
+    (run.folder / "analysis" / "causal.safetensors").unlink()
+    assert causal_tables(run, toy_data, parts=("knockout",)) == every  # all at once says the same
 
 
 def test_a_part_is_added_to_those_kept(make_run, toy_data) -> None:
