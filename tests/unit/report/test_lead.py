@@ -1,6 +1,6 @@
 """The four sentences that open the page: what was planted is what they say, and what is not there they say too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -354,11 +354,15 @@ def test_routers_that_do_not_learn_are_never_spoken_of_as_specialised(small: Sma
 OWN = np.stack([spread(8, {0: 0.5, 1: 0.45}), spread(8, {2: 0.5, 3: 0.45}), spread(8, {4: 0.5, 5: 0.45})])
 
 
-def caused(run: Run, value: float) -> dict[str, list[SpecificityDraws]]:
-    """What rerouting told of a run: `value`, where dealt domains give 0 to 0.998."""
+def caused(runs: Sequence[Run], value: float) -> dict[str, list[SpecificityDraws]]:
+    """What rerouting told of runs: `value`, where dealt domains give 0 to 0.998."""
     null = tuple(number / 1000 for number in range(999))
-    known = {"arm": run.arm, "seed": run.seed, "step": run.last_step, "mean_value": value, "null": null}
-    return {"specificity_draws": [SpecificityDraws(layer=layer, **known) for layer in run.manifest.moe_layers]}
+    draws = [
+        SpecificityDraws(arm=run.arm, seed=run.seed, step=run.last_step, layer=layer, mean_value=value, null=null)
+        for run in runs
+        for layer in run.manifest.moe_layers
+    ]
+    return {"specificity_draws": draws}
 
 
 @pytest.mark.parametrize(
@@ -381,7 +385,7 @@ def test_from_planted_records_to_the_first_lines(
         PlantedArm(name="by_domain", moe=replace(moe, router="domain"), shares={2: OWN}, loss=best),
     )
     suite = small(arms=arms, seeds=(42, 43))
-    monkeypatch.setattr("moe_emergence.analysis.tables.run_measures", lambda run, data, progress: caused(run, value))
+    monkeypatch.setattr("moe_emergence.analysis.tables.measures_of_runs", lambda runs, *_: caused(runs, value))
     told = said(suite, make_tables(suite))
     assert told[0].startswith(begins)
     assert told[1].startswith(gained)
@@ -390,7 +394,7 @@ def test_from_planted_records_to_the_first_lines(
 def test_collapsed_records_are_said_to_be(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     one = np.stack([spread(8, {5: 0.9}), spread(8, {5: 0.8}), spread(8, {5: 0.7})])
     suite = small(arms=(PlantedArm(name="moe", moe=MoEConfig(layers=(2,)), shares={2: one}),))
-    monkeypatch.setattr("moe_emergence.analysis.tables.run_measures", lambda run, data, progress: caused(run, 1.0))
+    monkeypatch.setattr("moe_emergence.analysis.tables.measures_of_runs", lambda runs, *_: caused(runs, 1.0))
     assert said(suite, make_tables(suite))[0] == (
         "Collapsed: in layer 2 of moe, though balanced, the busiest expert takes 80.0 % of assignments; no "
         "specialisation is claimed."
