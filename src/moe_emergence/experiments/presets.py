@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from moe_emergence.config import DataConfig, MoEConfig, OptimizerConfig, RunConfig, TrainingConfig
 
-
 PUBLISHED_Z = 0.001
 
 
