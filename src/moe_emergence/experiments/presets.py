@@ -18,7 +18,7 @@ def dense() -> RunConfig:
         name="dense",
         question="What does more training alone do?",
         data=DataConfig(dev_blocks=8, test_blocks=64, probe_tokens=27_648),
-        optimizer=OptimizerConfig(learning_rate=2e-3, gate_multiplier=20.0),
+        optimizer=OptimizerConfig(learning_rate=2e-3, gate_multiplier=30.0),
         training=TrainingConfig(steps=320, batch_size=16, evaluations=12, checkpoint_every=80),
     )
 
