@@ -96,8 +96,8 @@ MUTANTS = (
         "evaluation not polled",
         "goodfire spd #741: a signal during an evaluation is not answered, 0 of 6",
         "training/evaluation.py",
-        "        poll()\n        output = model(",
-        "        output = model(",
+        "        poll()\n        of_batch = ",
+        "        of_batch = ",
         (UNIT + "evaluation.py::test_a_request_to_stop_is_answered_before_the_next_batch",),
     ),
     # Steps

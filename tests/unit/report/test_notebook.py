@@ -46,7 +46,7 @@ def test_a_figure_has_the_style_of_the_page_and_leaves_the_users_alone(made: tup
 def test_a_figure_of_the_page_by_its_name(made: tuple[Suite, Tables]) -> None:
     assert "specialisation" in figures.names(*made)
     assert figures.made(*made, "specialisation").axes
-    with pytest.raises(AnalysisError, match=r"no figure 'x': specialisation, "):
+    with pytest.raises(AnalysisError, match=r"no figure 'x': information, specialisation, "):
         figures.made(*made, "x")
 
 
