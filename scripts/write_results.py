@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from quickstart_criteria import outcomes
+
 from moe_emergence.analysis.reading import read_suite
 from moe_emergence.analysis.records import Suite
 from moe_emergence.analysis.stored import analysed
@@ -75,6 +77,7 @@ def page(suite: Suite, tables: Tables, drawn: list[Drawing], folder: str) -> Ite
         yield f"**{warning}**\n"
     yield from (f"{number}. {plain(sentence)}" for number, sentence in enumerate(lead(suite, tables), 1))
     yield ""
+    yield from criteria(suite, tables)
     for answer in answers(suite, tables):
         yield f"**{answer.heading}.** {' '.join(map(plain, answer.sentences))}\n"
     if suite.note and suite.conclusive:
@@ -91,6 +94,15 @@ def page(suite: Suite, tables: Tables, drawn: list[Drawing], folder: str) -> Ite
     yield f"```sh\n{suite.command}\n```\n"
     yield "| | |\n|---|---|"
     yield from (f"| {plain(name)} | {plain(value)} |" for name, value in facts(suite))
+
+
+def criteria(suite: Suite, tables: Tables) -> Iterator[str]:
+    """What was expected beforehand, beside what came out."""
+    if suite.name == "quickstart" and suite.conclusive:
+        yield "| fixed before the runs | holds | found |\n|---|---|---|"
+        for outcome in outcomes(suite, tables):
+            yield f"| {plain(outcome.expected)} | {'yes' if outcome.holds else 'no'} | {plain(outcome.found)} |"
+        yield ""
 
 
 def evidence(suite: Suite, tables: Tables, summary: Summary) -> Iterator[str]:
