@@ -89,7 +89,7 @@ def test_every_number_in_a_table_is_that_of_its_csv(planted: Path, open_page) ->
     tables = page.locator("table[data-table]").all()
     names = [table.get_attribute("data-table") for table in tables]
     assert [name for name in names if name not in evidence] == [
-        "arms_compared", "runs", "loss_differences", "arm_losses", "onset", "arm_verdicts", "verdicts", "information",
+        "arms_compared", "runs", "loss_differences", "arm_losses", "arm_verdicts", "onset", "verdicts", "information",
         "information_changes", "information_differences", "shares", "first_choice_shares", "class_information",
         "token_classes", "routing", "first_choice_routing", "sources", "format_audit", "receipts", "costs",
     ]  # fmt: skip
@@ -250,7 +250,7 @@ def test_every_figure_has_a_title_and_says_how_to_read_it(planted: Path, open_pa
 
 def test_the_key_picture_is_the_first_and_the_heatmaps_point_to_it(planted: Path, open_page) -> None:
     page = open_page(planted)
-    assert page.locator("figure").first.get_attribute("id") == "specialisation"
+    assert page.locator("figure").first.get_attribute("id") == "information"
     page.locator("a[href='#specialisation']").click()
     assert page.evaluate("location.hash") == "#specialisation"
     assert page.locator("#specialisation").evaluate("element => element.getBoundingClientRect().top") < 200

@@ -81,6 +81,7 @@ def test_every_layer_is_said_something_of(finished: Path) -> None:
     page = (finished / "report.html").read_text("utf-8")
     assert page.count("Collapse: ") == 4 * len(set(_layers(finished)))
     assert "Causal tests were not made" not in page
+    assert page.count("No causal tests: its experts were dealt out") == len(set(_layers(finished)))
     assert not any(rows[name] for name in ("doses", "regret", "retention", "transplants"))
     assert "moe-emergence analyze RUNS --all adds" in page
 
