@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +105,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, config: DataConfig, *, every_b
     encoded = {
         split: [_encoded_domain(corpus, tokenizer, split, domain) for domain in corpus.domains] for split in ARM_SPLITS
     }
-    splits = {
-        split: (concatenate if every_block and split == "train" else partial(balance, seed=_BALANCE_SEED))(
-            [
-                _packed_domain(encoded[split][number], corpus, split, number, config.block_size, end_of_text)
-                for number in range(len(corpus.domains))
-            ]
-        )
-        for split in ARM_SPLITS
-    }
+    splits = {split: _blocks(encoded[split], corpus, split, config, end_of_text, every_block) for split in ARM_SPLITS}
     documents = tuple(
         {
             "id": document.id,
@@ -171,6 +163,16 @@ def _encoded_domain(corpus: Corpus, tokenizer: Tokenizer, split: Split, domain: 
     members = corpus.members(split, domain)
     ids = encode(tokenizer, [document.text for _, document in members])
     return [(index, tokens) for (index, _), tokens in zip(members, ids, strict=True)]
+
+
+def _blocks(
+    encoded: list[Encoded], corpus: Corpus, split: Split, config: DataConfig, end: int, every_block: bool
+) -> Blocks:
+    """One split's blocks: as many of every domain, unless every training block is wanted."""
+    parts = [
+        _packed_domain(domain, corpus, split, number, config.block_size, end) for number, domain in enumerate(encoded)
+    ]
+    return concatenate(parts) if every_block and split == "train" else balance(parts, seed=_BALANCE_SEED)
 
 
 def _packed_domain(encoded: Encoded, corpus: Corpus, split: Split, number: int, block_size: int, end: int) -> Blocks:
