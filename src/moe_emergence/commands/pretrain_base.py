@@ -39,6 +39,7 @@ def run(arguments: Sequence[str]) -> None:
 def _pretrain(recipe: BaseRecipe, folder: Path, given: Arguments) -> Path:
     from moe_emergence.data.blocks import prepared_data
     from moe_emergence.data.corpora import load_corpus
+    from moe_emergence.data.mixing import parse_mix
     from moe_emergence.models.base import load_tokenizer
     from moe_emergence.training.pretrain import pretrain_base
 
@@ -46,6 +47,7 @@ def _pretrain(recipe: BaseRecipe, folder: Path, given: Arguments) -> Path:
     if config.corpus == EMBEDDED and not recipe.mix:
         recipe = replace(recipe, mix=EMBEDDED_MIX)
     corpus = load_corpus(config.corpus).for_base()
+    parse_mix(recipe.mix, corpus.domains)  # before anything is written
     data = prepared_data(corpus, load_tokenizer(EMBEDDED), config, folder / "data", every_block=True)
     execution = ExecutionConfig(device=given["device"], threads=given["threads"])
     return pretrain_base(recipe, data, folder, execution)
