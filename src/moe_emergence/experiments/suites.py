@@ -177,8 +177,8 @@ QUESTION = "Do experts copied from one MLP specialise by domain, and what does l
 
 
 CHOSEN = (
-    "The rate is the one that suits dense best; the gate's multiplier and z are the ones of the lowest LM loss of moe at "
-    "a max violation below 1, and among equals of the most domain information; chosen on dev documents and other seeds "
+    "The rate is the one that suits dense best; gate multiplier and z are those of the lowest LM loss of moe at a max "
+    "violation below 1, and among equals of the most domain information; chosen on dev documents and other seeds "
     "(docs/decisions/011-pilot.md)."
 )
 
