@@ -129,9 +129,12 @@ def _nothing(tables: Tables, row: ArmVerdictRow) -> str:
     """Of the layer that tells most, where that is no evidence; first whether there is anything to specialise for."""
     scale = next((found for found in tables.oracle_gains if found.arm == row.arm), None)
     if scale is not None and scale.share is None:
-        gained = difference_interval(scale.oracle_gain, scale.oracle_low, scale.oracle_high)
+        gain = scale.oracle_gain, scale.oracle_low, scale.oracle_high
+        changed = (
+            f"loses {magnitude_interval(*gain)}" if scale.oracle_high < 0 else f"gains {difference_interval(*gain)}"
+        )
         return (
-            f"No evidence, and nothing to specialise for is shown: routing by domain gains {gained} nats per token "
+            f"No evidence, and nothing to specialise for is shown: routing by domain {changed} nats per token "
             f"over dense."
         )
     return f"No evidence: {_tells(row, ' most,')}, not shown to be beyond untrained gates and chance."

@@ -195,6 +195,12 @@ def test_a_hot_expert_of_a_balanced_arm_is_a_collapse(small: Small, learned: boo
     assert whole.startswith("Yes: in layer 3 of moe"), "the other layer has no hot expert"
 
 
+def test_an_oracle_that_loses_is_said_to_lose(suite: Suite) -> None:
+    worse = NO_GAIN | {"oracle_gain": -0.03, "oracle_low": -0.04, "oracle_high": -0.02}
+    specialise, *_ = said(suite, replace(planted_tables(suite), oracle_gains=gains(**worse)))
+    assert "routing by domain loses 0.0300 [0.0200, 0.0400] nats per token over dense" in specialise
+
+
 def test_an_oracle_without_gain_leaves_nothing_to_specialise_for(suite: Suite) -> None:
     tables = replace(planted_tables(suite), oracle_gains=gains(**NO_GAIN))
     specialise, gained, *_ = said(suite, tables)
