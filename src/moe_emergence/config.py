@@ -95,6 +95,9 @@ class MoEConfig:
     """Nulls: `frozen` keeps the gate at its random initialisation; `hash` goes by the token's id alone and
     `round_robin` by its position alone. `domain` is the oracle: it is told each sequence's domain, and goes by that and
     the token's id."""
+    detach_gate_input: bool = False
+    """Whether the gate reads its input without sending a gradient back into the hidden states; its weights learn as
+    before. With one expert per token the forward weight is 1, so that gradient is of a quantity the output lacks."""
     gate_init: Literal["small_random", "centroids"] = "small_random"
     """Where the gate starts: `centroids` takes k-means of its inputs on training tokens, rows centred, scaled to logits
     of unit standard deviation."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from moe_emergence.moe.reference import reference_experts
-from moe_emergence.moe.router import set_noise_annealing
+from moe_emergence.moe.router import Router, set_noise_annealing
 
 
 @pytest.mark.parametrize("noise_std", [0.0, 0.5])
@@ -57,3 +57,21 @@ def test_top2_gradient_is_that_of_finite_differences(make_moe, tokens) -> None:
             around.append(float(model(input_ids=tokens, labels=tokens).lm_loss))
             gate -= sign * 1e-6 * direction
     assert float((gate.grad * direction).sum()) == pytest.approx((around[0] - around[1]) / 2e-6, rel=1e-4)
+
+
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_a_gate_that_only_reads_learns_as_before_and_sends_nothing_back(top_k) -> None:
+    hidden = torch.randn(12, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    weight = torch.randn(4, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    found = {}
+    for detached in (False, True):
+        router = Router(16, 4, top_k, noise_std=0.0, detach_input=detached).double().train()
+        router.gate.weight.data.copy_(weight)
+        given = hidden.clone().requires_grad_()
+        route = router(given)
+        (route.topk_weights[:, 0].sin().sum() + route.router_probs.square().sum()).backward()
+        found[detached] = router.gate.weight.grad, given.grad
+    assert torch.equal(found[True][0], found[False][0])
+    assert found[True][0].abs().max() > 1e-3
+    assert found[True][1] is None
+    assert found[False][1].abs().max() > 1e-3

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from moe_emergence.config import DataConfig, MoEConfig, OptimizerConfig, RunConfig, TrainingConfig
 
+PUBLISHED_BALANCE = 0.01
 PUBLISHED_Z = 0.001
 
 
@@ -24,12 +25,13 @@ def dense() -> RunConfig:
 
 
 def with_experts(baseline: RunConfig) -> RunConfig:
-    """8 experts, top-1, balanced over the global batch, annealed noise, no z-loss."""
+    """8 experts, top-1, balanced over the global batch, annealed noise, no z-loss; the gates read hidden states and do
+    not train them."""
     return replace(
         baseline,
         name="moe",
         question="Do balanced experts specialise, and does it lower the loss?",
-        moe=MoEConfig(z_coef=0.0),
+        moe=MoEConfig(balance_coef=0.02, z_coef=0.0, detach_gate_input=True),
     )
 
 
@@ -120,13 +122,18 @@ def gpt2(baseline: RunConfig) -> RunConfig:
     """The same at GPT-2 small's published settings."""
     return replace(
         baseline,
-        moe=None if baseline.moe is None else replace(baseline.moe, z_coef=PUBLISHED_Z),
+        moe=None if baseline.moe is None else _published(baseline.moe),
         name=f"gpt2_{baseline.name}",
         base="gpt2",
         data=DataConfig(block_size=512),
         optimizer=OptimizerConfig(),
         training=TrainingConfig(steps=10_000, batch_size=8, evaluations=16, checkpoint_every=500),
     )
+
+
+def _published(moe: MoEConfig) -> MoEConfig:
+    balance = PUBLISHED_BALANCE if moe.balance_coef else 0.0
+    return replace(moe, balance_coef=balance, z_coef=PUBLISHED_Z, detach_gate_input=False)
 
 
 def _changed(baseline: RunConfig, name: str, question: str, **moe: object) -> RunConfig:

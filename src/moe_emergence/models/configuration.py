@@ -52,6 +52,8 @@ class GPT2MoEConfig(GPT2Config):
     router: str = "learned"
     loss_free_bias: bool = False
     """Whether each router has an `expert_bias`; a checkpoint holds its values."""
+    detach_gate_input: bool = False
+    """Whether no gradient goes back from the gates into the hidden states."""
     output_router_logits: bool = True
     """Whether outputs carry `router_logits`; no loss depends on it."""
 
@@ -78,6 +80,7 @@ class GPT2MoEConfig(GPT2Config):
             noise_std=float(self.router_noise_std),
             bias_rate=PUBLISHED_BIAS_RATE if self.loss_free_bias else 0.0,
             router=cast(Any, self.router),
+            detach_gate_input=self.detach_gate_input,
         )
 
     @classmethod
@@ -97,4 +100,5 @@ class GPT2MoEConfig(GPT2Config):
             gate_scale=gate_scale,
             router=moe.router,
             loss_free_bias=moe.bias_rate > 0,
+            detach_gate_input=moe.detach_gate_input,
         )

@@ -132,6 +132,7 @@ def _empty_layer(family: Family, model: PreTrainedModel, moe: MoEConfig, gate_sc
         gate_scale=gate_scale,
         router=moe.router,
         loss_free_bias=moe.bias_rate > 0,
+        detach_gate_input=moe.detach_gate_input,
     )
     with torch.device("meta"):  # so that torch's generator is not touched and no memory is filled twice
         layer = MoE(spec, layer_idx=index, dispatch=cast(Dispatch, config))

@@ -33,6 +33,7 @@ class MoESpec:
     gate_scale: str = "renormalised"
     router: str = "learned"
     loss_free_bias: bool = False
+    detach_gate_input: bool = False
 
 
 class MoE(nn.Module):
@@ -49,6 +50,7 @@ class MoE(nn.Module):
             gate_scale=spec.gate_scale,
             kind=spec.router,
             loss_free_bias=spec.loss_free_bias,
+            detach_input=spec.detach_gate_input,
         )
         self.experts = Experts(
             dispatch or EagerDispatch(),

@@ -32,6 +32,9 @@ class Router(nn.Module):
     noise, and weighted by s alone. b is a buffer, in fp32 whatever the model's precision: bf16 would lose its steps of
     1e-3 from 0.5 on, and change them before. `update_bias` moves it. Without, the state has no entry for it.
 
+    With `detach_input` no gradient goes back from the gate into the hidden states: the gate learns, what it reads does
+    not learn to be read.
+
     `kind` names a null: a `frozen` gate is never trained; `hash`, `round_robin` and the oracle `domain` leave the gate
     unused and assign experts by the context's token ids, positions, or domains and token ids: logits 0, probabilities
     and weights 1/k on the chosen (whatever the gate scale), entropy ln k, no gradient.
@@ -50,6 +53,7 @@ class Router(nn.Module):
         gate_scale: str = "renormalised",
         kind: str = "learned",
         loss_free_bias: bool = False,
+        detach_input: bool = False,
     ) -> None:
         super().__init__()
         if not 1 <= top_k <= num_experts:
@@ -67,6 +71,7 @@ class Router(nn.Module):
         self.top_k = top_k
         self.layer_idx = layer_idx
         self.gate_scale = gate_scale
+        self.detach_input = detach_input
         self.noise_std = noise_std
         self.anneal_steps: int | None = None
         self.step = 0
@@ -77,7 +82,7 @@ class Router(nn.Module):
         tokens = self._flat(hidden_states)
         if self.kind in ASSIGNING_ROUTERS:
             return self._assigned(tokens)
-        logits = self._logits(tokens)
+        logits = self._logits(tokens.detach() if self.detach_input else tokens)
         clean = logits.softmax(-1)
         noise = self._noise(logits)
         routing_logits = logits if noise is None else logits + noise

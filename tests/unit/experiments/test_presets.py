@@ -32,13 +32,14 @@ def test_the_five_arms_differ_as_their_names_say() -> None:
     assert differences(moe, moe_blocks) == {"moe.balance_window": "blocks:2"}
 
 
-def test_the_balanced_arm_is_that_of_the_design() -> None:
+def test_the_balanced_arm_is_that_of_decision_015() -> None:
     moe = PRESETS["moe"]().moe
     assert moe is not None
-    assert (moe.num_experts, moe.top_k, moe.balance_coef, moe.balance_window) == (8, 1, 0.01, "global_batch")
+    assert (moe.num_experts, moe.top_k, moe.balance_coef, moe.balance_window) == (8, 1, 0.02, "global_batch")
     assert moe.noise_std > 0
     assert moe.noise_anneal == 0.25
     assert moe.router == "learned"
+    assert moe.detach_gate_input
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -60,6 +61,7 @@ def test_full_size_has_the_published_settings() -> None:
         assert (config.training.batch_size, config.data.block_size, config.seed) == (8, 512, 42)
         assert (config.moe is None) == (small.moe is None)
         if config.moe is not None:
-            assert config.moe.z_coef == 0.001
+            assert (config.moe.z_coef, config.moe.detach_gate_input) == (0.001, False)
+            assert config.moe.balance_coef in (0.0, 0.01)
             assert config.moe.layers is None, "the last third: 8, 9, 10, 11"
     assert PRESETS["gpt2_moe"]().moe == MoEConfig()

@@ -60,7 +60,7 @@ def test_the_quickstart_s_arms_and_what_they_change() -> None:
         ("oracle", "moe"),
     ]
     assert suite.changes(suite.arm("dense")) == {}
-    assert suite.changes(suite.arm("no_lb")) == {"moe.balance_coef": (0.01, 0.0)}
+    assert suite.changes(suite.arm("no_lb")) == {"moe.balance_coef": (0.02, 0.0)}
     assert suite.changes(suite.arm("top2")) == {"moe.top_k": (1, 2)}
     assert suite.changes(suite.arm("oracle")) == {"moe.router": ("learned", "domain")}
     assert suite.changes(suite.arm("moe"))["moe.num_experts"] == (None, 8)
